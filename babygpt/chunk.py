@@ -326,7 +326,7 @@ def find_chunks(
     n = len(tokens)
     if chunk_size < 1 or window < 0 or n < 1:
         raise ValueError(f"find_chunks: {n} tokens, chunk_size {chunk_size}, window {window}: the first two must be positive")
-    ends, widened = [0], 0
+    ends, windows, widened = [0], 0, 0
     while (cursor := ends[-1] + chunk_size) < n:
         reach = window
         while True:
@@ -335,14 +335,14 @@ def find_chunks(
             if cuts.size or (lo == ends[-1] + 1 and hi == n):
                 break
             reach = max(1, 2 * reach)
+        windows, widened = windows + 1, widened + (reach > window)
         if not cuts.size:
             if len(ends) == 1:
                 raise ValueError(f"no end-of-text id {eot} in {n} tokens: were they written with another tokenizer?")
             break  # the rest is one document without an end
-        widened += reach > window
         ends.append(int(cuts[np.abs(cuts - cursor).argmin()]))
     if ends[-1] < n:
         ends.append(n)
     if widened:
-        warnings.warn(f"{widened} of {len(ends) - 2} windows of ±{window} tokens held no end-of-text and were widened; use a larger window", stacklevel=2)
+        warnings.warn(f"{widened} of {windows} windows of ±{window} tokens held no end-of-text and were widened; use a larger window", stacklevel=2)
     return np.array([ends[:-1], ends[1:]], dtype=np.int64).T

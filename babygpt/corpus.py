@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -84,13 +84,23 @@ def _lines(path: str) -> Iterator[tuple[int, str]]:
                 yield n, text
 
 
+def _read_parquet(file: BinaryIO, path: str) -> Iterator[dict]:
+    "Rows as dicts; no more is read from `file` than the row groups that are asked for."
+    try:
+        table = pq.ParquetFile(file, pre_buffer=False)
+    except pa.ArrowInvalid as e:
+        raise ValueError(f"{path}: not a whole parquet file ({e})") from None
+    if "text" not in table.schema_arrow.names:
+        raise ValueError(f"{path}: no column 'text', only {', '.join(table.schema_arrow.names)}")
+    for group in range(table.num_row_groups):
+        for batch in table.iter_batches(batch_size=1024, row_groups=[group]):
+            yield from batch.to_pylist()
+
+
 def _read_file(path: str) -> Iterator[dict]:
     if path.endswith(".parquet"):
-        with pq.ParquetFile(path) as f:
-            if "text" not in f.schema_arrow.names:
-                raise ValueError(f"{path}: no column 'text', only {', '.join(f.schema_arrow.names)}")
-            for batch in f.iter_batches(batch_size=1024):
-                yield from batch.to_pylist()
+        with open(path, "rb") as file:
+            yield from _read_parquet(file, path)
     elif ".json" in Path(path).name:
         for n, line in _lines(path):
             try:
@@ -109,16 +119,19 @@ FINEWEB2 = "HuggingFaceFW/fineweb-2"
 
 
 def _fineweb2(split: str, revision: str | None) -> Iterator[dict]:
-    from datasets import load_dataset  # here and not above: it reads HF_ENDPOINT when imported, and takes a second
+    from datasets import load_dataset_builder  # here and not above: they read HF_ENDPOINT when imported, and take a second
+    from huggingface_hub import HfFileSystem
 
     try:
-        stream = load_dataset(FINEWEB2, "pol_Latn", split=split, streaming=True, revision=revision)
+        paths = load_dataset_builder(FINEWEB2, "pol_Latn", revision=revision).config.data_files[split]
     except OSError as e:
         raise ConnectionError(
             f"cannot read {FINEWEB2} (revision {revision or 'main'}) from {os.environ.get('HF_ENDPOINT', 'the Hugging Face Hub')}: {e}\n"
             "Check the network and HF_ENDPOINT, or use the corpus 'embedded', which needs neither."
         ) from e
-    yield from stream
+    for path in paths:
+        with HfFileSystem().open(path, block_size=1 << 20) as file:
+            yield from _read_parquet(file, path)
 
 # %% ../nbs/00_corpus.ipynb #95954b73
 def load_corpus(

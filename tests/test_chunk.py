@@ -1,0 +1,361 @@
+import itertools
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import zlib
+
+import numpy as np
+import pytest
+from conftest import ROOT
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from babygpt.chunk import TokenFile, find_chunks, index_tokens, write_tokens
+from babygpt.corpus import load_corpus
+from babygpt.tokenizer import get_tokenizer
+
+# --- find_chunks -----------------------------------------------------------------------------------------------------
+
+
+@st.composite
+def files(draw):
+    lengths = draw(st.lists(st.integers(1, 40), min_size=1, max_size=60))
+    tokens = np.ones(sum(lengths), dtype=np.uint16)
+    tokens[np.cumsum(lengths) - 1] = 0
+    return tokens
+
+
+def slow_chunks(tokens, size, window):
+    """The specification, one position at a time: the cut nearest to the cursor, the earlier of two, however far it has to look."""
+    ends = [i + 1 for i, t in enumerate(tokens) if t == 0]
+    start, rows, wide = 0, [], 0
+    while start < len(tokens):
+        cursor = start + size
+        cuts = [e for e in ends if e > start]
+        if cursor >= len(tokens) or not cuts:
+            end = len(tokens)
+        else:
+            end = min(cuts, key=lambda e: (abs(e - cursor), e))
+            wide += abs(end - cursor) > window
+        rows.append([start, end])
+        start = end
+    return rows, wide
+
+
+@settings(max_examples=500, deadline=None)
+@given(files(), st.integers(1, 200), st.integers(0, 60))
+@example(np.array([1, 0, 1, 1, 1, 0, 1, 0], dtype=np.uint16), 4, 2)
+@pytest.mark.filterwarnings("ignore:.*windows")
+def test_chunks_are_those_of_the_specification(tokens, size, window):
+    rows, _ = slow_chunks(tokens, size, window)
+    assert find_chunks(tokens, size, eot=0, window=window).tolist() == rows
+
+
+@settings(max_examples=300, deadline=None)
+@given(files(), st.integers(1, 200), st.integers(0, 60))
+@pytest.mark.filterwarnings("ignore:.*windows")
+def test_chunks_tile_and_close_documents(tokens, size, window):
+    chunks = find_chunks(tokens, size, eot=0, window=window)
+    assert chunks.dtype == np.int64 and chunks[0, 0] == 0 and chunks[-1, 1] == len(tokens)
+    assert (chunks[1:, 0] == chunks[:-1, 1]).all() and (chunks[:, 1] > chunks[:, 0]).all()
+    assert (tokens[chunks[:, 1] - 1] == 0).all()
+    if slow_chunks(tokens, size, window)[1] == 0:
+        assert (np.abs(np.diff(chunks[:-1], axis=1) - size) <= window).all()
+
+
+def test_a_window_without_a_document_end_is_widened_with_a_warning():
+    tokens = np.ones(10_000, dtype=np.uint16)
+    tokens[[3_999, 9_999]] = 0
+    with pytest.warns(UserWarning, match="2 of 2 windows of ±10 tokens"):
+        assert find_chunks(tokens, 3_000, eot=0, window=10).tolist() == [[0, 4_000], [4_000, 10_000]]
+
+
+def test_no_document_end_at_all_is_an_error():
+    with pytest.raises(ValueError, match="no end-of-text id 7 in 100 tokens"):
+        find_chunks(np.ones(100, dtype=np.uint16), 10, eot=7, window=5)
+
+
+def test_a_tail_without_a_document_end_is_not_lost():
+    tokens = np.array([1, 0, 1, 1, 1, 1, 1, 1], dtype=np.uint16)
+    with pytest.warns(UserWarning, match="1 of 2 windows"):
+        assert find_chunks(tokens, 2, eot=0, window=0).tolist() == [[0, 2], [2, 8]]
+
+
+def test_only_the_windows_are_read(tmp_path):
+    """2 GB of sparse file: reading it all would allocate it in the page cache and take seconds; the windows are 40 kB each."""
+    n, size = 1_000_000_000, 20_000_000
+    path = tmp_path / "sparse.bin"
+    with open(path, "wb") as f:
+        f.truncate(2 * n)
+    tokens = np.memmap(path, dtype=np.uint16, mode="r+")
+    places = np.arange(1, n // size) * size + np.random.default_rng(0).integers(-9_000, 9_000, n // size - 1)
+    tokens[[*places, n - 1]] = 1
+
+    class Counted:
+        read = 0
+
+        def __len__(self):
+            return n
+
+        def __getitem__(self, key):
+            Counted.read += key.stop - key.start
+            return tokens[key]
+
+    chunks = find_chunks(Counted(), size, eot=1, window=20_000)
+    assert set(chunks[:-1, 1]) <= set(places + 1) and chunks[-1, 1] == n
+    assert Counted.read <= len(chunks) * 40_001
+
+
+# --- write_tokens and TokenFile --------------------------------------------------------------------------------------
+
+
+class Docs(list):
+    """A corpus in memory with an identity, so that writing it can be resumed."""
+
+    id = "docs"
+
+    def __init__(self, texts):
+        super().__init__({"text": t} for t in texts)
+
+
+def expected(enc, texts):
+    return [i for t in texts for i in (*enc.encode_ordinary(t), enc.eot_token)]
+
+
+@settings(max_examples=60, deadline=None)
+@given(texts=st.lists(st.text(st.characters(codec="utf-8"), max_size=50), min_size=1, max_size=20), limit=st.one_of(st.none(), st.integers(1, 300)))
+def test_contents_index_and_counts(tmp_path_factory, gpt2, texts, limit):
+    tf = write_tokens(Docs(texts), gpt2, tmp_path_factory.mktemp("t"), "train", limit_tokens=limit)
+    if limit is not None:  # the document that reaches the limit is the last
+        totals = list(itertools.accumulate(len(gpt2.encode_ordinary(t)) + 1 for t in texts))
+        texts = texts[: next((i + 1 for i, n in enumerate(totals) if n >= limit), len(texts))]
+    assert tf.tokens.tolist() == expected(gpt2, texts) and tf.tokens.dtype == np.dtype("<u2")
+    assert tf.ends.tolist() == (np.flatnonzero(tf.tokens == 50256) + 1).tolist()
+    assert (tf.meta["documents"], tf.meta["tokens"], tf.meta["bytes"]) == (len(texts), len(tf), sum(len(t.encode()) for t in texts))
+    assert tf.meta["crc32"] == [zlib.crc32(tf.path.read_bytes())]
+
+
+def test_special_tokens_in_a_text_are_text(tmp_path, gpt2):
+    tf = write_tokens(Docs(["a<|endoftext|>b"]), gpt2, tmp_path, "train")
+    assert tf.tokens.tolist() == [*gpt2.encode_ordinary("a<|endoftext|>b"), 50256]
+    assert (np.asarray(tf.tokens) == 50256).sum() == 1
+
+
+def test_nanogpts_layout_byte_for_byte(tmp_path, gpt2, polish):
+    """nanoGPT: ids of all documents, each with end-of-text after it, as one np.uint16 array written with tofile."""
+    write_tokens(Docs(polish), gpt2, tmp_path, "train")
+    np.array(expected(gpt2, polish), dtype=np.uint16).tofile(tmp_path / "nano.bin")
+    assert (tmp_path / "train.bin").read_bytes() == (tmp_path / "nano.bin").read_bytes()
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "nano.bin").rename(tmp_path / "theirs/train.bin")
+    assert index_tokens(tmp_path / "theirs", "train", gpt2)[0:9].tolist() == expected(gpt2, polish)[:9]
+
+
+def test_datatroves_layout_both_ways(tmp_path, gpt2, polish):
+    from datatrove.pipeline.tokens.tokenizer import TokenizedFile
+    from datatrove.utils.dataset import DatatroveFileDataset
+
+    ours = write_tokens(Docs(polish), gpt2, tmp_path / "ours", "train")
+    theirs = TokenizedFile(str(tmp_path / "theirs"), "train.bin", token_size=2)
+    for text in polish:
+        theirs.write(expected(gpt2, [text]), None)
+    theirs.close()
+    for name in ("train.bin", "train.bin.index"):
+        assert (tmp_path / "theirs" / name).read_bytes() == (tmp_path / "ours" / name).read_bytes()
+    assert (index_tokens(tmp_path / "theirs", "train", gpt2).ends == ours.ends).all()
+    data = DatatroveFileDataset(str(ours.path), seq_len=127, token_size=2, return_positions=True)
+    assert len(data) == len(ours) // 128
+    for i in (0, len(data) // 2, len(data) - 1):
+        row = data[i]
+        assert row["input_ids"].tolist() == ours[i * 128 : (i + 1) * 128].tolist()
+        ends = np.concatenate([[0], ours.ends.astype(int)])
+        at = np.arange(i * 128 + 1, (i + 1) * 128)
+        known = at >= ends[ends >= i * 128][0] if (ends >= i * 128).any() else at < 0  # they count a document begun earlier from the window's edge
+        assert (row["positions"].numpy()[1:][known] == (at - ends[np.searchsorted(ends, at, "right") - 1])[known]).all()
+
+
+def test_large_vocabularies_take_four_bytes(tmp_path, gpt2):
+    import tiktoken
+
+    ranks = {bytes([b]): b for b in range(256)} | {i.to_bytes(3, "big"): 256 + i for i in range(70_000)}
+    big = tiktoken.Encoding("big", pat_str=gpt2._pat_str, mergeable_ranks=ranks, special_tokens={"<|endoftext|>": 70_256})
+    tf = write_tokens(Docs(["ab", "c"]), big, tmp_path, "train")
+    assert tf.tokens.dtype == np.dtype("<u4") and tf.tokens.tolist() == [97, 98, 70_256, 99, 70_256]
+
+
+def test_finished_files_are_reused_continued_or_refused(tmp_path, gpt2, polish):
+    first = write_tokens(Docs(polish), gpt2, tmp_path, "train", limit_tokens=500)
+    stamp = first.path.stat().st_mtime_ns
+    assert write_tokens(Docs(polish), gpt2, tmp_path, "train", limit_tokens=400).path.stat().st_mtime_ns == stamp
+    more = write_tokens(Docs(polish), gpt2, tmp_path, "train", limit_tokens=5_000)
+    assert more.tokens[: len(first)].tolist() == first.tokens.tolist() and len(more) >= 5_000
+    assert write_tokens(Docs(polish), gpt2, tmp_path, "train").tokens.tolist() == expected(gpt2, polish)
+    other = Docs(polish)
+    other.id = "others"
+    with pytest.raises(ValueError, match="train holds the tokens of docs, not of others"):
+        write_tokens(other, gpt2, tmp_path, "train")
+    with pytest.raises(ValueError, match="another tokenizer than gpt2:300"):
+        write_tokens(Docs(polish), get_tokenizer("gpt2:300"), tmp_path, "test")
+
+
+def test_a_corpus_without_identity_is_written_anew(tmp_path, gpt2):
+    for texts in (["a", "b"], ["c"]):
+        tf = write_tokens([{"text": t} for t in texts], gpt2, tmp_path, "train")
+        assert tf.tokens.tolist() == expected(gpt2, texts)
+
+
+def test_an_empty_corpus_is_named(tmp_path, gpt2):
+    with pytest.raises(ValueError, match="no documents in the corpus 'docs'"):
+        write_tokens(Docs([]), gpt2, tmp_path, "train")
+
+
+def test_threads_and_batches_do_not_change_the_bytes(tmp_path, gpt2, polish):
+    texts = polish * 40  # several batches of a megabyte
+    files = [write_tokens(Docs(texts), gpt2, tmp_path / str(n), "train", n_threads=n).path.read_bytes() for n in (1, 4)]
+    assert files[0] == files[1] and np.frombuffer(files[0], "<u2").tolist() == expected(gpt2, polish) * 40
+
+
+@pytest.fixture
+def whole(tmp_path, gpt2, polish):
+    return write_tokens(Docs(polish), gpt2, tmp_path, "train")
+
+
+def test_missing_truncated_and_altered_files_are_named(whole, tmp_path):
+    with pytest.raises(FileNotFoundError, match="no split 'test', only train"):
+        TokenFile(tmp_path, "test")
+    with pytest.raises(FileNotFoundError, match="nowhere/meta.json"):
+        TokenFile(tmp_path / "nowhere", "train")
+    data = whole.path.read_bytes()
+    whole.path.write_bytes(data[:-2])
+    with pytest.raises(ValueError, match=rf"train.bin has {len(data) - 2} bytes, meta.json says {len(data)}"):
+        TokenFile(tmp_path, "train")
+    whole.path.write_bytes(data[:100] + bytes([data[100] ^ 4]) + data[101:])
+    altered = TokenFile(tmp_path, "train")
+    with pytest.raises(ValueError, match="block 0 .* does not match its checksum"):
+        altered[0:10]
+    whole.path.unlink()
+    with pytest.raises(ValueError, match="train.bin is missing"):
+        TokenFile(tmp_path, "train")
+
+
+@settings(max_examples=60, deadline=None)
+@given(where=st.floats(0, 1), what=st.sampled_from(['"', "x", "{", "9", ""]))
+def test_a_damaged_meta_json_gives_a_clear_error(tmp_path_factory, gpt2, where, what):
+    folder = tmp_path_factory.mktemp("m")
+    write_tokens(Docs(["Ala ma kota"]), gpt2, folder, "train")
+    meta = (folder / "meta.json").read_text()
+    i = int(where * (len(meta) - 1))
+    (folder / "meta.json").write_text(meta[:i] + what + meta[i + 1 :])
+    try:
+        TokenFile(folder, "train")[0:3]
+    except (ValueError, FileNotFoundError) as e:
+        assert str(folder) in str(e)
+
+
+def test_ids_of_another_tokenizer_are_found(tmp_path):
+    np.array([1, 2, 60_000, 3], dtype="<u2").tofile(tmp_path / "train.bin")
+    with pytest.raises(ValueError, match="id 60000 at position 2, but gpt2 has 50257"):
+        index_tokens(tmp_path, "train", get_tokenizer("gpt2"))
+    (tmp_path / "train.bin").write_bytes(b"abc")
+    with pytest.raises(ValueError, match="has 3 bytes, no uint16 ids"):
+        index_tokens(tmp_path, "train", get_tokenizer("gpt2"))
+    with pytest.raises(FileNotFoundError, match="index_tokens"):
+        TokenFile(tmp_path, "train")
+
+
+# --- killed and started again ----------------------------------------------------------------------------------------
+
+WRITE = """
+import sys, time
+from babygpt.chunk import write_tokens
+from babygpt.corpus import load_corpus
+from babygpt.tokenizer import get_tokenizer
+import babygpt.chunk as chunk
+if sys.argv[3] == "often":  # a journal at every batch, and slower, so that kills land everywhere
+    append = chunk._Part.append
+    def often(self, *a):
+        append(self, *a); self.sync(); time.sleep(0.01)
+    chunk._Part.append = often
+print("begin", flush=True)
+write_tokens(load_corpus(sys.argv[1]), get_tokenizer("gpt2:1000"), sys.argv[2], "train")
+"""
+
+
+def test_killed_anywhere_it_ends_with_the_same_bytes(tmp_path, polish):
+    source = tmp_path / "docs.jsonl"
+    with open(source, "w", encoding="utf-8") as f:
+        for i in range(150):
+            f.write("".join(json.dumps({"text": f"{i} {t}"}, ensure_ascii=False) + "\n" for t in polish))
+    enc = get_tokenizer("gpt2:1000")
+    straight = write_tokens(load_corpus(str(source)), enc, tmp_path / "straight", "train")
+    rng, kills, resumed_at = np.random.default_rng(0), 0, []
+    while True:
+        worker = subprocess.Popen([sys.executable, "-c", WRITE, source, tmp_path / "killed", "often"], stdout=subprocess.PIPE, cwd=ROOT)
+        worker.stdout.readline()
+        try:
+            worker.wait(timeout=rng.uniform(0.05, 0.5))
+            assert worker.returncode == 0
+            break
+        except subprocess.TimeoutExpired:
+            os.kill(worker.pid, signal.SIGKILL)
+            worker.wait()
+            kills += 1
+            if (final := tmp_path / "killed/train.bin").exists():  # killed in its last moment: what has the final name is whole
+                assert final.read_bytes() == straight.path.read_bytes()
+            journal = tmp_path / "killed/train.part.json"
+            resumed_at.append(json.loads(journal.read_text())["documents"] if journal.exists() else 0)
+    again = TokenFile(tmp_path / "killed", "train")
+    assert kills >= 3 and resumed_at == sorted(resumed_at) and resumed_at[-1] > 0, resumed_at
+    for name in ("train.bin", "train.bin.index", "meta.json"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "straight" / name).read_bytes()
+    again.verify()
+    assert sorted(p.name for p in (tmp_path / "killed").iterdir()) == ["meta.json", "train.bin", "train.bin.index"]
+    assert len(straight) == len(again)
+
+
+@pytest.mark.parametrize("renamed", [0, 1, 2])
+def test_killed_while_the_files_are_moved_into_place(tmp_path, gpt2, polish, renamed, monkeypatch):
+    straight = write_tokens(Docs(polish), gpt2, tmp_path / "a", "train")
+    import babygpt.chunk as chunk
+
+    class Killed(Exception):
+        pass
+
+    moves, replace = [], chunk.Path.replace
+
+    def stop(self, target):
+        if self.name.endswith(".part") or target.name == "meta.json":
+            if len(moves) == renamed:
+                raise Killed
+            moves.append(target)
+        return replace(self, target)
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(chunk.Path, "replace", stop)
+        write_tokens(Docs(polish), gpt2, tmp_path / "b", "train")
+    again = write_tokens(Docs(polish), gpt2, tmp_path / "b", "train")
+    assert again.path.read_bytes() == straight.path.read_bytes() and again.meta == straight.meta
+    again.verify()
+
+
+def test_begun_from_another_corpus_it_does_not_go_on(tmp_path, gpt2):
+    (tmp_path / "train.part.json").write_text(json.dumps({"corpus": "other", "documents": 0, "tokens": 0, "bytes": 0, "crc32": [], "exhausted": False}))
+    with pytest.raises(ValueError, match="begun from other, not from docs"):
+        write_tokens(Docs(["a"]), gpt2, tmp_path, "train")
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/status"), reason="reads Linux' peak memory")
+def test_memory_does_not_grow_with_the_corpus(tmp_path, polish):
+    peaks = {}
+    code = WRITE + "\nimport resource; print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024)"
+    for mb in (5, 40):
+        source = tmp_path / f"{mb}.jsonl"
+        with open(source, "w", encoding="utf-8") as f:
+            while f.tell() < mb << 20:
+                f.write("".join(json.dumps({"text": t}, ensure_ascii=False) + "\n" for t in polish))
+        out = subprocess.run([sys.executable, "-c", code, source, tmp_path / str(mb), "no"], text=True, capture_output=True, cwd=ROOT).stdout
+        peaks[mb] = int(out.split()[-1])
+    assert peaks[40] < peaks[5] + 40, peaks  # MB; the text itself would be 35 MB more, its ids as Python ints 500

@@ -1,0 +1,172 @@
+import hashlib
+import math
+import shutil
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiktoken
+from conftest import ROOT
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from babygpt.corpus import load_parallel
+from babygpt.tokenizer import bits_per_byte, get_tokenizer, inflation, save_tokenizer, token_bytes, tokenizer_sha256, train_bpe
+
+TEXTS = st.text(st.one_of(st.characters(codec="utf-8"), st.sampled_from("aąbcćdeęłńóśźż AĄ\n\t.,'–„”0123 ")), max_size=200)
+
+
+get_cached, token_sizes = cache(get_tokenizer), cache(token_bytes)
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory):
+    """tiktoken's own r50k_base (GPT-2's vocabulary), found in its cache instead of on the network."""
+    cache = tmp_path_factory.mktemp("tiktoken")
+    source = Path(find_spec("whisper").submodule_search_locations[0], "assets/gpt2.tiktoken")
+    import tiktoken_ext.openai_public as public
+
+    url = next(c for c in public.r50k_base.__code__.co_consts if isinstance(c, str) and c.endswith("r50k_base.tiktoken"))
+    shutil.copy(source, cache / hashlib.sha1(url.encode()).hexdigest())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TIKTOKEN_CACHE_DIR", str(cache))
+        yield tiktoken.get_encoding("r50k_base")
+
+
+@pytest.fixture(scope="module")
+def bpe(polish):
+    return train_bpe(polish, 800)
+
+
+def test_gpt2_gives_tiktokens_own_ids(theirs, gpt2, polish):
+    assert (gpt2.n_vocab, gpt2.eot_token) == (theirs.n_vocab, theirs.eot_token) == (50257, 50256)
+    for text in polish + [p.en for p in load_parallel()]:
+        assert gpt2.encode_ordinary(text) == theirs.encode_ordinary(text)
+
+
+@settings(max_examples=200, deadline=None)
+@given(TEXTS)
+def test_every_vocabulary_spells_every_text(bpe, text):
+    for enc in (get_cached("gpt2"), get_cached("whisper"), get_cached("whisper:300"), bpe):
+        ids = enc.encode_ordinary(text)
+        assert enc.decode_bytes(ids) == text.encode() and enc.eot_token not in ids
+        assert token_sizes(enc)[ids].sum() == len(text.encode())
+
+
+def test_polish_of_the_facts_sheet(gpt2):
+    assert [gpt2.decode([i]) for i in gpt2.encode_ordinary("przyjaciół")] == ["pr", "zy", "jac", "i", "ó", "ł"]
+    single = [c for c in "ąćęłńóśźżĄĆĘŁŃÓŚŹŻ" if len(gpt2.encode_ordinary(c)) == 1]
+    assert single == ["ć", "ł", "ó"]
+
+
+def test_sizes_and_ends():
+    for name, n in (("gpt2", 50257), ("whisper", 50257), ("gpt2:4096", 4096), ("whisper:257", 257)):
+        enc = get_tokenizer(name)
+        assert (enc.n_vocab, enc.eot_token, enc.name) == (n, n - 1, name)
+        assert enc.encode("<|endoftext|>", allowed_special="all") == [n - 1]
+    full, cut = get_tokenizer("gpt2"), get_tokenizer("gpt2:4096")
+    assert all(cut.decode_single_token_bytes(i) == full.decode_single_token_bytes(i) for i in range(4095))
+
+
+@pytest.mark.parametrize("name", ["gpt3", "gpt2:", "gpt2:256", "gpt2:99999", "gpt2:x", "whisper:-1", "/nowhere"])
+def test_unknown_names(name):
+    if name == "gpt2:":
+        assert get_tokenizer(name).n_vocab == 50257  # no size is the whole
+    else:
+        with pytest.raises(ValueError, match="tokenizer"):
+            get_tokenizer(name)
+
+
+def test_trained_bpe_merges_the_most_frequent_pair_first():
+    enc = train_bpe(["kotek kotek kotek ab"], 262)
+    assert enc.n_vocab <= 262 and enc.encode_ordinary("kotek")[0] >= 256
+    with pytest.raises(ValueError, match="at least 257"):
+        train_bpe(["a"], 100)
+    with pytest.raises(ValueError, match="empty"):
+        train_bpe([], 300)
+
+
+def test_small_text_gives_fewer_ids():
+    enc = train_bpe(["aaaa"], 10_000)
+    assert enc.eot_token == enc.n_vocab - 1 < 300
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=TEXTS)
+def test_saved_files_give_the_same_ids(bpe, saved, text):
+    again, hf = saved
+    assert again.encode_ordinary(text) == bpe.encode_ordinary(text) == hf.encode(text).ids
+
+
+@pytest.fixture(scope="module")
+def saved(bpe, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("tok")
+    save_tokenizer(bpe, folder)
+    assert sorted(p.name for p in folder.iterdir()) == ["ranks.tiktoken", "tokenizer.json"]
+    return get_tokenizer(str(folder)), Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
+@pytest.mark.parametrize("name", ["gpt2:2000", "whisper:2000"])
+def test_tokenizer_json_of_others_gives_the_same_ids(name, tmp_path, polish):
+    enc = get_tokenizer(name)
+    save_tokenizer(enc, tmp_path)
+    hf = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    assert all(hf.encode(t).ids == enc.encode_ordinary(t) for t in polish)
+    assert hf.token_to_id("<|endoftext|>") == enc.eot_token and hf.get_vocab_size() == enc.n_vocab
+    assert tokenizer_sha256(get_tokenizer(str(tmp_path))) == tokenizer_sha256(enc)
+
+
+def test_a_damaged_rank_file_is_refused(bpe, tmp_path):
+    save_tokenizer(bpe, tmp_path)
+    path = tmp_path / "ranks.tiktoken"
+    lines = path.read_bytes().splitlines(keepends=True)
+    for bad in (b"".join(lines[:200]), b"".join(lines[:400] + lines[401:]), b"garbage\n", b"!!!! 0\n"):
+        path.write_bytes(bad)
+        with pytest.raises(ValueError, match="ranks.tiktoken"):
+            get_tokenizer(str(tmp_path))
+
+
+def test_whisper_is_not_imported():
+    from conftest import python
+
+    done = python("-c", "import sys; from babygpt.tokenizer import get_tokenizer; get_tokenizer('whisper'); print('whisper' in sys.modules)")
+    assert done.stdout.split()[-1] == "False"
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.tuples(TEXTS.filter(str.strip), TEXTS.filter(str.strip)), min_size=1, max_size=8))
+def test_inflation_against_a_plain_count(pairs):
+    enc = get_cached("gpt2")
+    a, b = (sum(len(enc.encode_ordinary(p[k])) for p in pairs) for k in (0, 1))
+    found = inflation(pairs, enc)
+    assert math.isclose(found.premium, a / b) and found.n == len(pairs)
+    assert math.isclose(found.fertility, a / sum(len(p[0].split()) for p in pairs))
+    assert math.isclose(found.bytes_per_token, sum(len(p[0].encode()) for p in pairs) / a)
+    ratios = [len(enc.encode_ordinary(p[0])) / len(enc.encode_ordinary(p[1])) for p in pairs]
+    assert min(ratios) - 1e-9 <= found.premium_ci[0] <= found.premium_ci[1] <= max(ratios) + 1e-9
+
+
+def test_premium_is_a_ratio_of_sums_not_a_mean_of_ratios():
+    enc = get_cached("gpt2")
+    short, long = ("ł ł ł ł", "a"), (" the" * 100, " the" * 100)
+    assert inflation([short, long], enc).premium < 1.1 < np.mean([inflation([p], enc).premium for p in (short, long)])
+
+
+def test_bits_per_byte_of_a_uniform_guess():
+    assert bits_per_byte(math.log(256) * 10, 10) == pytest.approx(8)
+
+
+FLORES = ROOT.parent / "shared"  # real text where it is at hand
+
+
+@pytest.mark.skipif(not (FLORES / "data/hub").is_dir(), reason="needs the development data")
+def test_bytes_per_token_of_real_polish(gpt2):
+    import pyarrow.parquet as pq
+
+    (path,) = (FLORES / "data/hub/HuggingFaceFW/fineweb-2/data/pol_Latn/test").glob("*.parquet")
+    texts = pq.read_table(path)["text"].to_pylist()
+    found = inflation([(t, t) for t in texts], gpt2)
+    assert found.premium == 1 and 1.9 < found.bytes_per_token < 2.4

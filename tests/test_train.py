@@ -1,0 +1,428 @@
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, fields, replace
+
+import numpy as np
+import papermill
+import pytest
+import torch
+from conftest import ROOT, python
+from safetensors.torch import load_file
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+import babygpt.train as bt
+from babygpt.chunk import TokenFile
+from babygpt.model import GPT
+from babygpt.train import PRESETS, TrainConfig, launch, lr_at, read_metrics, train
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    """Where all runs here keep their tokens: prepared once."""
+    return str(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def tiny(data, tmp_path):
+    """A run of seconds that does everything: 4 lanes · 2 rows, so 1, 2 and 4 processes can share it."""
+    return TrainConfig(
+        tokenizer="bpe:400", n_layer=2, n_head=2, n_embd=32, block_size=32, n_lanes=4, rows=2, micro_batch=8, chunk_size=500, window=400,
+        max_steps=6, warmup_steps=2, lr=1e-2, min_lr=1e-3, val_every=3, val_tokens=2_000, hellaswag_every=0, sample_every=0, checkpoint_every=2,
+        modes="train,validate", nproc=1, run_dir=str(tmp_path / "run"), data_dir=data,
+    )  # fmt: skip
+
+
+def weights(run_dir, step):
+    return load_file(f"{run_dir}/checkpoints/step_{step:06d}/model.safetensors")
+
+
+def distance(a, b):
+    return max((a[k] - b[k]).abs().max().item() for k in a)
+
+
+# --- settings --------------------------------------------------------------------------------------------------------
+
+
+def test_the_reference_run_is_a_preset():
+    cfg = PRESETS["a40x8"]
+    assert cfg.tokens_per_step == 524_288 and (cfg.max_steps, cfg.warmup_steps, cfg.lr, cfg.min_lr) == (10_000, 1_000, 6e-4, 6e-5)
+    assert (cfg.weight_decay, cfg.beta1, cfg.beta2, cfg.grad_clip, cfg.corpus, cfg.tokenizer) == (0.1, 0.9, 0.95, 1.0, "fineweb2", "gpt2")
+    with torch.device("meta"):
+        assert sum(p.numel() for p in GPT(cfg.model_config(50257)).parameters()) == 124_439_808
+
+
+def test_learning_rate():
+    cfg = PRESETS["a40x8"]
+    rates = [lr_at(s, cfg) for s in range(10_001)]
+    assert rates[0] == 6e-7 and rates[999] == rates[1000] == max(rates) == 6e-4 and rates[-1] == pytest.approx(6e-5)
+    assert rates[5500] == pytest.approx((6e-4 + 6e-5) / 2) and all(a > b for a, b in zip(rates[1000:], rates[1001:]))
+    assert lr_at(0, replace(cfg, warmup_steps=0)) == 6e-4
+
+
+def test_decay_on_matrices_only():
+    model = GPT(TrainConfig().model_config(300))
+    groups = bt._optimizer(model, TrainConfig()).param_groups
+    names = {id(p): n for n, p in model.named_parameters()}
+    decayed = {names[id(p)] for p in groups[0]["params"]}
+    assert groups[0]["weight_decay"] == 0.1 and groups[1]["weight_decay"] == 0
+    assert decayed == {n for n, p in model.named_parameters() if n.endswith(".weight") and "ln_" not in n}
+    assert len(groups[0]["params"]) + len(groups[1]["params"]) == len(names)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [({"modes": "train,evalate"}, "unknown evalate"), ({"resume": "yes"}, "resume 'yes'"), ({"dtype": "float16"}, "dtype"), ({"rows": 0}, "rows 0"), ({"n_head": 3}, "n_head must divide")],
+)
+def test_settings_that_cannot_be(change, message):
+    with pytest.raises(ValueError, match=message):
+        replace(TrainConfig(), **change)
+
+
+def test_every_field_is_a_flag(monkeypatch):
+    seen = []
+    monkeypatch.setattr(bt, "launch", lambda cfg: seen.append(cfg) or {})
+    other = {bool: lambda v: not v, int: lambda v: v + v, float: lambda v: v / 2}
+    for f in fields(TrainConfig):
+        if f.name in ("preset", "modes", "resume", "dtype", "pos", "act", "nproc", "n_head", "n_lanes"):
+            continue
+        value = other.get(f.type, lambda v: "x")(f.default)
+        bt.main([f"--{f.name}", str(value)])
+        assert seen.pop() == replace(TrainConfig(), **{f.name: value if value != f.default else f.default})
+    bt.main(["--preset", "a40x8", "--max_steps", "40", "--pos", "rope", "--act", "relu2", "--modes", "train"])
+    assert seen.pop() == replace(PRESETS["a40x8"], max_steps=40, pos="rope", act="relu2", modes="train")
+
+
+# --- one batch, however it is divided --------------------------------------------------------------------------------
+
+
+def one_big_batch(cfg, steps):
+    """The same optimisation with nothing but torch: all rows in one forward pass, AdamW unfused."""
+    enc, tokens, _ = bt._prepare(cfg)
+    torch.manual_seed(cfg.seed)
+    model = GPT(cfg.model_config(enc.n_vocab)).double()
+    matrices, others = [p for p in model.parameters() if p.dim() > 1], [p for p in model.parameters() if p.dim() == 1]
+    optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}], lr=1, betas=(0.9, 0.95), foreach=False)
+    lanes = bt.Lanes(tokens, bt.find_chunks(tokens.tokens, cfg.chunk_size, enc.eot_token, cfg.window), cfg.n_lanes, rows=cfg.rows, block_size=cfg.block_size, seed=cfg.seed)
+    for step in range(steps):
+        x, y = lanes.batch(step)
+        optimizer.zero_grad()
+        model(x, y)[1].backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
+        for group in optimizer.param_groups:
+            group["lr"] = lr_at(step, cfg)
+        optimizer.step()
+    return model.state_dict()
+
+
+@pytest.fixture(scope="module")
+def reference(data):
+    cfg = TrainConfig(
+        tokenizer="bpe:400", n_layer=2, n_head=2, n_embd=32, block_size=32, n_lanes=4, rows=2, chunk_size=500, window=400,
+        max_steps=6, warmup_steps=2, lr=1e-2, min_lr=1e-3, val_tokens=2_000, data_dir=data,
+    )  # fmt: skip
+    return one_big_batch(cfg, 6)
+
+
+VALIDATION = {}
+
+
+@pytest.mark.parametrize("world, micro_batch", [(1, 8), (1, 2), (1, 3), (2, 4), (2, 1), (4, 1)])
+def test_processes_times_pieces_equal_one_big_batch(tiny, reference, world, micro_batch):
+    cfg = replace(tiny, dtype="float64", micro_batch=micro_batch, nproc=world)
+    found = train(cfg) if world == 1 else launch(cfg)
+    assert distance(weights(tiny.run_dir, 6), reference) < 1e-9
+    VALIDATION[world, micro_batch] = [(m["step"], m["val_loss"], m["val_bpb"]) for m in read_metrics(tiny.run_dir) if "val_bpb" in m]
+    first = next(iter(VALIDATION.values()))
+    np.testing.assert_allclose(VALIDATION[world, micro_batch], first, rtol=1e-9)  # the same held-out tokens for all
+    assert [v[0] for v in first] == [0, 3, 6] and found["finished"]
+
+
+def _always_no_sync(model, x, y, micro_batch, autocast):
+    "The reference run's mistake: every forward pass inside no_sync, so that gradients are never averaged."
+    with model.no_sync() if hasattr(model, "no_sync") else bt.contextlib.nullcontext():
+        _, loss = model(x, y)
+    loss.backward()
+    return loss.detach()
+
+
+def _only_backward_in_sync(model, x, y, micro_batch, autocast):
+    "no_sync around the forward passes only: DDP reads the switch there, so the last backward does not average either."
+    pieces = list(zip(x.split(micro_batch), y.split(micro_batch)))
+    for xi, yi in pieces:
+        with model.no_sync():
+            _, loss = model(xi, yi)
+        (loss / len(pieces)).backward()
+    return loss.detach()
+
+
+def _lost_pieces(model, x, y, micro_batch, autocast):
+    "zero_grad inside the loop: only the last piece counts."
+    for xi, yi in zip(x.split(micro_batch), y.split(micro_batch)):
+        model.zero_grad()
+        _, loss = model(xi, yi)
+        loss.backward()
+    return loss.detach()
+
+
+def _undivided(model, x, y, micro_batch, autocast):
+    "The losses of the pieces summed instead of averaged."
+    for xi, yi in zip(x.split(micro_batch), y.split(micro_batch)):
+        _, loss = model(xi, yi)
+        loss.backward()
+    return loss.detach()
+
+
+def _broken_worker(cfg, name):
+    bt._accumulate = globals()[name]
+    torch.set_num_threads(1)
+    return train(TrainConfig(**cfg))
+
+
+@pytest.mark.parametrize("mistake", ["_always_no_sync", "_only_backward_in_sync"])
+def test_the_comparison_catches_gradients_that_are_not_averaged(tiny, reference, mistake):
+    cfg = replace(tiny, dtype="float64", micro_batch=2, nproc=2)
+    config = LaunchConfig(1, 1, 2, run_id=mistake, rdzv_backend="c10d", rdzv_endpoint="localhost:0", local_addr="localhost", max_restarts=0, monitor_interval=0.2)
+    elastic_launch(config, _broken_worker)(asdict(cfg), mistake)
+    assert distance(weights(tiny.run_dir, 6), reference) > 1e-5
+
+
+@pytest.mark.parametrize("mistake", ["_lost_pieces", "_undivided"])
+def test_the_comparison_catches_lost_accumulation(tiny, reference, mistake, monkeypatch):
+    monkeypatch.setattr(bt, "_accumulate", globals()[mistake])
+    train(replace(tiny, dtype="float64", micro_batch=2, grad_clip=1e9))
+    right = one_big_batch(replace(tiny, grad_clip=1e9), 6)
+    # Adam hardly feels the size of a gradient, but the first moments do
+    assert distance(weights(tiny.run_dir, 6), right) > 1e-6
+
+
+# --- going on --------------------------------------------------------------------------------------------------------
+
+
+def command(cfg):
+    given = {k: v for k, v in asdict(cfg).items() if v is not None and v != getattr(TrainConfig(), k)}
+    return [sys.executable, "-m", "babygpt.train", *(str(a) for k, v in given.items() for a in (f"--{k}", v))]
+
+
+def without_times(metrics):
+    return [{k: v for k, v in m.items() if k not in ("tok_per_s", "data_wait_s", "memory_mb")} for m in metrics]
+
+
+@pytest.mark.parametrize("world", [1, 2, 4])
+def test_killed_and_resumed_it_is_the_same_run_to_the_bit(tiny, tmp_path, world):
+    cfg = replace(tiny, nproc=world, max_steps=60, checkpoint_every=7, micro_batch=1, hellaswag_every=20, sample_every=10, modes="train,validate,evaluate,sample")
+    straight, killed = (replace(cfg, run_dir=str(tmp_path / n)) for n in ("straight", "killed"))
+    (train if world == 1 else launch)(straight)
+    process = subprocess.Popen(command(killed), cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 120
+    while len(read_metrics(killed.run_dir)) < 20:
+        assert process.poll() is None and time.time() < deadline
+        time.sleep(0.01)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    reached = len(read_metrics(killed.run_dir)) - 1
+    assert reached < 60
+    found = (train if world == 1 else launch)(killed)
+    assert 0 < found["began_at"] <= reached and found["began_at"] % 7 == 0 and found["finished"]
+    for name in ("model.safetensors", "optimizer.safetensors", "state.json"):
+        a, b = ((tmp_path / n / "checkpoints/step_000060" / name).read_bytes() for n in ("straight", "killed"))
+        assert a == b, name
+    assert without_times(read_metrics(straight.run_dir)) == without_times(read_metrics(killed.run_dir))
+    assert [m["step"] for m in read_metrics(killed.run_dir)] == list(range(61))
+    assert (tmp_path / "straight/samples.txt").read_text() == (tmp_path / "killed/samples.txt").read_text()
+
+
+def test_resumed_with_another_number_of_processes(tiny, reference):
+    train(replace(tiny, dtype="float64", checkpoint_every=3, keep_checkpoints=9))
+    import shutil
+
+    shutil.rmtree(f"{tiny.run_dir}/checkpoints/step_000006")
+    found = launch(replace(tiny, dtype="float64", checkpoint_every=3, nproc=2, micro_batch=2))
+    assert found["began_at"] == 3 and distance(weights(tiny.run_dir, 6), reference) < 1e-9
+
+
+def test_a_finished_run_is_reported_not_repeated(tiny, capsys):
+    first = train(tiny)
+    stamp = os.stat(f"{tiny.run_dir}/checkpoints/step_000006/model.safetensors").st_mtime_ns
+    capsys.readouterr()
+    again = train(tiny)
+    assert "is finished" in capsys.readouterr().out and again == first | {"began_at": 6}
+    assert os.stat(f"{tiny.run_dir}/checkpoints/step_000006/model.safetensors").st_mtime_ns == stamp
+    assert len(read_metrics(tiny.run_dir)) == 7
+    with pytest.raises(ValueError, match="resume is 'never'"):
+        train(replace(tiny, resume="never"))
+    with pytest.raises(ValueError, match="lr: 0.01 → 0.02"):
+        train(replace(tiny, lr=0.02))
+
+
+def test_only_the_last_checkpoints_are_kept_and_an_unfinished_one_is_ignored(tiny):
+    train(tiny)
+    folder = bt.Path(tiny.run_dir, "checkpoints")
+    assert sorted(p.name for p in folder.iterdir()) == ["step_000004", "step_000006"]
+    (folder / "step_000006").rename(folder / "step_000006.tmp")  # as a kill in the middle of writing leaves it
+    assert train(tiny)["began_at"] == 4
+    assert sorted(p.name for p in folder.iterdir()) == ["step_000004", "step_000006"]
+
+
+def test_another_tokenizer_is_refused(tiny, tmp_path):
+    train(tiny)
+    config = json.loads((bt.Path(tiny.run_dir) / "config.json").read_text())
+    (bt.Path(tiny.run_dir) / "config.json").write_text(json.dumps(config | {"tokenizer": "gpt2:400"}))
+    with pytest.raises(ValueError, match="was trained with the tokenizer .*, not gpt2:400"):
+        train(replace(tiny, tokenizer="gpt2:400", data_dir=str(tmp_path / "other")))
+
+
+# --- what a run shows ------------------------------------------------------------------------------------------------
+
+
+def test_modes_alone_look_at_the_last_checkpoint(tiny):
+    with pytest.raises(ValueError, match="holds no checkpoint"):
+        train(replace(tiny, modes="validate"))
+    trained = train(tiny)
+    # shape and data come from the run's own config.json, not from the call
+    looked = train(replace(TrainConfig(), modes="validate,evaluate,sample", nproc=1, run_dir=tiny.run_dir, data_dir=tiny.data_dir))
+    assert looked["val_bpb"] == pytest.approx(trained["val_bpb"], abs=1e-12) and 0 <= looked["hellaswag"] <= 1
+    assert (bt.Path(tiny.run_dir) / "samples.txt").read_text(encoding="utf-8").startswith("=== step 6\n")
+    assert len(read_metrics(tiny.run_dir)) == 7
+
+
+def test_validation_against_a_plain_sum(tiny):
+    enc, _, tokens = bt._prepare(tiny)
+    model = GPT(tiny.model_config(enc.n_vocab))
+    n = (tiny.val_tokens if len(tokens) > tiny.val_tokens else len(tokens) - 1) // 32 * 32
+    ids = torch.from_numpy(np.array(tokens[: n + 1], dtype=np.int64))
+    nats = 0.0
+    for i in range(0, n, 32):
+        with torch.no_grad():
+            logp = model(ids[None, i : i + 32])[0][0].double().log_softmax(-1)
+        nats -= logp[torch.arange(32), ids[i + 1 : i + 33]].sum().item()
+    n_bytes = sum(len(enc.decode_single_token_bytes(t)) for t in ids[1:].tolist() if t != enc.eot_token)
+    found = bt._validate(model, enc, tokens, tiny, torch.device("cpu"))
+    assert found["val_loss"] == pytest.approx(nats / n, rel=1e-6)
+    assert found["val_bpb"] == pytest.approx(nats / math.log(2) / n_bytes, rel=1e-6)
+
+
+def test_validation_builds_no_graph(tiny):
+    enc, _, tokens = bt._prepare(tiny)
+    model, seen = GPT(tiny.model_config(enc.n_vocab)), []
+    model.register_forward_hook(lambda module, args, out: seen.append(out[1].requires_grad))
+    bt._validate(model, enc, tokens, tiny, torch.device("cpu"))
+    assert seen and not any(seen)
+
+
+def test_a_run_learns_and_says_so(tiny):
+    found = train(replace(tiny, max_steps=60, checkpoint_every=0, modes="train,validate,evaluate,sample", hellaswag_every=30, sample_every=30))
+    metrics = read_metrics(tiny.run_dir)
+    assert found["val_bpb"] < found["val_bpb_first"] - 0.4 and metrics[-1]["loss"] < metrics[1]["loss"] - 1
+    assert metrics[1].keys() >= {"step", "loss", "lr", "grad_norm", "tokens", "tok_per_s", "data_wait_s", "memory_mb"}
+    assert [m["step"] for m in metrics if "hellaswag" in m] == [0, 30, 60] and metrics[-1]["hellaswag_n"] >= 40
+    assert (bt.Path(tiny.run_dir) / "samples.txt").read_text(encoding="utf-8").count("=== step") == 3
+    assert list(bt.Path(tiny.run_dir).glob("tensorboard/events.*"))
+    assert sorted(p.name for p in bt.Path(tiny.run_dir, "checkpoints").iterdir()) == ["step_000060"]
+
+
+def test_bfloat16_autocast_learns_too(tiny):
+    found = train(replace(tiny, dtype="bfloat16", max_steps=40))
+    assert found["val_bpb"] < found["val_bpb_first"] - 0.3
+    assert weights(tiny.run_dir, 40)["wte.weight"].dtype == torch.float32
+
+
+def test_it_prepares_only_the_tokens_it_needs(tiny, tmp_path):
+    cfg = replace(tiny, data_dir=str(tmp_path / "own"), val_tokens=300)
+    train(cfg)
+    need = cfg.max_steps * cfg.tokens_per_step + 1
+    first = TokenFile(tmp_path / "own", "train")
+    assert need <= len(first) < need + 1000 and 301 <= len(TokenFile(tmp_path / "own", "test")) < 1500
+    train(replace(cfg, max_steps=12, run_dir=str(tmp_path / "longer")))  # more steps: the file grows, its beginning stays
+    more = TokenFile(tmp_path / "own", "train")
+    assert len(more) >= 12 * cfg.tokens_per_step + 1 and (more.tokens[: len(first)] == first.tokens).all()
+
+
+def test_a_corpus_of_ones_own_is_divided(tiny, tmp_path, polish):
+    (tmp_path / "mine.jsonl").write_text("".join(json.dumps({"text": t}) + "\n" for t in polish * 3), encoding="utf-8")
+    cfg = replace(tiny, corpus=str(tmp_path / "mine.jsonl"), data_dir=str(tmp_path / "own"), max_steps=2)
+    assert train(cfg)["finished"] and TokenFile(tmp_path / "own", "test").meta["documents"] == 2
+
+
+def test_too_small_a_corpus_is_named(tiny, tmp_path):
+    (tmp_path / "small.txt").write_text("Ala ma kota.\nKot ma Alę.\n" * 3)
+    with pytest.raises(ValueError, match="do not fill one batch"):
+        train(replace(tiny, corpus=str(tmp_path / "small.txt"), data_dir=str(tmp_path / "own")))
+
+
+# --- processes -------------------------------------------------------------------------------------------------------
+
+
+def test_processes_must_divide_the_lanes_and_a_failure_has_its_message(tiny):
+    with pytest.raises(ValueError, match="3 processes cannot share 4 lanes evenly"):
+        launch(tiny, nproc=3)
+    with pytest.raises(RuntimeError, match=r"process \d of 2 failed: .*no corpus 'nowhere'"):
+        launch(replace(tiny, corpus="nowhere", data_dir=tiny.run_dir), nproc=2)
+    before = signal.getsignal(signal.SIGTERM)
+    assert before == signal.SIG_DFL  # the elastic launcher's handlers are gone
+
+
+def test_torchrun_and_the_module_do_the_same(tiny, tmp_path):
+    runs = {name: replace(tiny, nproc=2, micro_batch=4, run_dir=str(tmp_path / name)) for name in ("module", "torchrun")}
+    done = subprocess.run(command(runs["module"]), cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode == 0 and json.loads(done.stdout[done.stdout.index("{") :])["step"] == 6, done.stderr
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "babygpt.train", *command(runs["torchrun"])[3:]]
+    done = subprocess.run(torchrun, cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    assert distance(weights(tmp_path / "module", 6), weights(tmp_path / "torchrun", 6)) == 0
+
+
+def test_workers_leave_when_their_launcher_is_killed(tiny):
+    process = subprocess.Popen(command(replace(tiny, nproc=2, max_steps=100_000, checkpoint_every=0)), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    deadline = time.time() + 120
+    while len(read_metrics(tiny.run_dir)) < 3:
+        assert process.poll() is None and time.time() < deadline
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+    def alive():
+        mine = subprocess.run(["pgrep", "-f", "multiprocessing.spawn"], text=True, capture_output=True).stdout.split()
+        return [p for p in mine if os.path.exists(f"/proc/{p}") and tiny.run_dir in open_files(p)]
+
+    while alive():
+        assert time.time() < deadline, "orphans are still there"
+        time.sleep(0.2)
+
+
+def open_files(pid):
+    try:
+        return " ".join(os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd"))
+    except OSError:
+        return ""
+
+
+def test_papermill_really_sets_the_parameters(tiny, tmp_path):
+    given = dict(preset="laptop", corpus="embedded", tokenizer="gpt2:300", n_layer=1, n_embd=32, block_size=16, rows=1, max_steps=3, warmup_steps=1, nproc=1, run_dir=str(tmp_path / "pm"), data_dir=str(tmp_path / "d"))
+    out = tmp_path / "out.ipynb"
+    papermill.execute_notebook(str(ROOT / "nbs/05_train.ipynb"), str(out), parameters=given, cwd=str(ROOT), progress_bar=False)
+    config = json.loads((tmp_path / "pm/config.json").read_text())
+    assert {k: config[k] for k in given} == given and [m["step"] for m in read_metrics(tmp_path / "pm")] == [0, 1, 2, 3]
+    outputs = json.dumps(json.loads(out.read_text())["cells"])
+    assert "image/png" in outputs and "step 3/3" in outputs
+
+
+def test_paths_are_counted_from_the_root(monkeypatch, tmp_path):
+    for folder in (ROOT, ROOT / "nbs", ROOT / "tests"):
+        monkeypatch.chdir(folder)
+        assert bt._run_dir(TrainConfig()) == ROOT / "runs/laptop" and bt._data_dir(TrainConfig()).parent == ROOT / "data"
+    monkeypatch.chdir(tmp_path)
+    assert bt._run_dir(TrainConfig()) == tmp_path / "runs/laptop"
+
+
+def test_fineweb2_and_hellaswagx_through_the_real_client(tiny, hub, tmp_path):
+    cfg = replace(tiny, corpus="fineweb2", hellaswag="hellaswagx", modes="train,validate,evaluate", data_dir=str(tmp_path / "d"))
+    hub.sent = 0
+    done = subprocess.run(command(cfg), cwd=ROOT, env={**os.environ, **hub.env}, text=True, capture_output=True)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout[done.stdout.index("{") :])
+    assert found["finished"] and found["hellaswag_n"] == 12
