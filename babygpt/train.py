@@ -51,7 +51,7 @@ class TrainConfig:
     # data
     corpus: str = "embedded"  # as in `load_corpus`; a path without {split} is divided by `hold_out`
     revision: str | None = None  # of a corpus on the Hub: commit, tag or branch
-    tokenizer: str = "bpe:1024"  # as in `get_tokenizer`, or "bpe:SIZE": trained on the corpus and kept with its tokens
+    tokenizer: str = "bpe:512"  # as in `get_tokenizer`, or "bpe:SIZE": trained on the corpus and kept with its tokens
     hellaswag: str = "embedded"  # as in `load_hellaswag`
     chunk_size: int = 2_000  # tokens; see `find_chunks`
     window: int = 1_000  # tokens around a cut
@@ -69,7 +69,7 @@ class TrainConfig:
     rows: int = 2  # per lane and step: n_lanes · rows · block_size tokens a step
     micro_batch: int = 8  # rows in one forward pass of one process: the knob for memory
     # optimisation
-    max_steps: int = 200
+    max_steps: int = 150
     warmup_steps: int = 20
     lr: float = 2e-3  # at the end of the warm-up
     min_lr: float = 2e-4  # at the end of the cosine
@@ -79,9 +79,9 @@ class TrainConfig:
     grad_clip: float = 1.0  # largest norm of the gradient
     seed: int = 1337
     # what is looked at while it trains: steps between, 0 for never
-    val_every: int = 20
+    val_every: int = 15
     val_tokens: int = 100_000  # held-out tokens, the same ones every time
-    hellaswag_every: int = 100
+    hellaswag_every: int = 75
     hellaswag_style: str = "seed"
     sample_every: int = 50
     sample_tokens: int = 60
@@ -204,6 +204,12 @@ def _prepare(cfg: TrainConfig) -> tuple[tiktoken.Encoding, TokenFile, TokenFile]
         enc = get_tokenizer(cfg.tokenizer)
     limits = (cfg.max_steps * cfg.tokens_per_step + 1, cfg.val_tokens + 1)
     return enc, *(write_tokens(c, enc, dir, c.split, limit_tokens=n) for c, n in zip(corpora, limits))
+
+
+def _tokens_needed(cfg: TrainConfig, tokens: TokenFile) -> int:
+    "Up to the end of the document with the run's last token. A longer run may have made the file longer; this one still sees the same stream."
+    last = np.searchsorted(tokens.ends, cfg.max_steps * cfg.tokens_per_step + 1)
+    return int(tokens.ends[min(last, len(tokens.ends) - 1)])
 
 # %% ../nbs/05_train.ipynb #08741ace
 @torch.no_grad()
@@ -371,7 +377,8 @@ class _Run:
         torch.manual_seed(cfg.seed)
         self.model = GPT(cfg.model_config(self.enc.n_vocab)).to(device, torch.float64 if cfg.dtype == "float64" else torch.float32)
         self.optimizer, self.step = _optimizer(self.model, cfg), 0
-        chunks = find_chunks(train_tokens.tokens, cfg.chunk_size, self.enc.eot_token, cfg.window)
+        n_tokens = _tokens_needed(cfg, train_tokens)
+        chunks = find_chunks(train_tokens.tokens[:n_tokens], cfg.chunk_size, self.enc.eot_token, cfg.window)
         self.lanes = Lanes(train_tokens, chunks, cfg.n_lanes, rows=cfg.rows, block_size=cfg.block_size, seed=cfg.seed)
         self.items = load_hellaswag(cfg.hellaswag) if "evaluate" in self.modes else []
         if checkpoints := _checkpoints(self.dir):
@@ -380,7 +387,7 @@ class _Run:
         if rank == 0 and self.enc.eot_token == self.enc.n_vocab - 1:  # a run is readable without the data it learned from
             save_tokenizer(self.enc, self.dir / "tokenizer")
         self.say(
-            f"{self.dir}: {sum(p.numel() for p in self.model.parameters()):,} parameters, {len(train_tokens):,} training tokens of "
+            f"{self.dir}: {sum(p.numel() for p in self.model.parameters()):,} parameters, {n_tokens:,} training tokens of "
             f"{train_tokens.meta['bytes'] / len(train_tokens):.2f} bytes, {cfg.max_steps / self.lanes.steps_per_epoch:.1f} epochs; "
             f"{world} × {device.type}, {cfg.dtype}" + (f"; goes on from step {self.step}" if self.step else "")
         )
