@@ -69,7 +69,7 @@ class TrainConfig:
     rows: int = 2  # per lane and step: n_lanes · rows · block_size tokens a step
     micro_batch: int = 8  # rows in one forward pass of one process: the knob for memory
     # optimisation
-    max_steps: int = 150
+    max_steps: int = 160
     warmup_steps: int = 20
     lr: float = 2e-3  # at the end of the warm-up
     min_lr: float = 2e-4  # at the end of the cosine
@@ -79,14 +79,14 @@ class TrainConfig:
     grad_clip: float = 1.0  # largest norm of the gradient
     seed: int = 1337
     # what is looked at while it trains: steps between, 0 for never
-    val_every: int = 15
+    val_every: int = 16
     val_tokens: int = 100_000  # held-out tokens, the same ones every time
-    hellaswag_every: int = 75
+    hellaswag_every: int = 80
     hellaswag_style: str = "seed"
-    sample_every: int = 50
+    sample_every: int = 40
     sample_tokens: int = 60
     prompt: str = "Dzień dobry"  # one sample begins with it, one with nothing
-    checkpoint_every: int = 50
+    checkpoint_every: int = 40
     keep_checkpoints: int = 2
     # where and how
     modes: str = "train,validate,evaluate,sample"  # any of them; without train, on the last checkpoint
@@ -148,6 +148,11 @@ def _run_dir(cfg: TrainConfig) -> Path:
 
 def _data_dir(cfg: TrainConfig) -> Path:
     return _root() / (cfg.data_dir or Path("data", f"{_slug(cfg.corpus)}-{_slug(cfg.tokenizer)}"))
+
+
+def _shown(path: Path) -> str:
+    "A path as people write it: from the root."
+    return str(path.relative_to(_root()) if path.is_relative_to(_root()) else path)
 
 # %% ../nbs/05_train.ipynb #88c8f1cc
 def lr_at(
@@ -387,7 +392,7 @@ class _Run:
         if rank == 0 and self.enc.eot_token == self.enc.n_vocab - 1:  # a run is readable without the data it learned from
             save_tokenizer(self.enc, self.dir / "tokenizer")
         self.say(
-            f"{self.dir}: {sum(p.numel() for p in self.model.parameters()):,} parameters, {n_tokens:,} training tokens of "
+            f"{_shown(self.dir)}: {sum(p.numel() for p in self.model.parameters()):,} parameters, {n_tokens:,} training tokens of "
             f"{train_tokens.meta['bytes'] / len(train_tokens):.2f} bytes, {cfg.max_steps / self.lanes.steps_per_epoch:.1f} epochs; "
             f"{world} × {device.type}, {cfg.dtype}" + (f"; goes on from step {self.step}" if self.step else "")
         )
@@ -533,7 +538,7 @@ def train(cfg: TrainConfig) -> dict:
         if training and run.step < cfg.max_steps:
             _fit(run)
         elif training:
-            run.say(f"{run_dir} is finished: nothing was trained. Choose another run_dir for a new run.")
+            run.say(f"{_shown(run_dir)} is finished: nothing was trained. Choose another run_dir for a new run.")
         found = {} if training else _look(run, everything=True)
         if world > 1:
             dist.barrier()  # rank 0 has written what the summary reads
