@@ -10,6 +10,7 @@ BIN    := $(abspath $(VENV))/bin
 
 # Made anew when the dependencies change; the stamp is written last, so a broken install is never taken for a whole one.
 $(VENV)/.installed: settings.ini setup.py constraints.txt
+	@echo 'installing into $(VENV): a few minutes the first time'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet -c constraints.txt -e '.[dev]'
 	touch $@

@@ -80,6 +80,15 @@ def test_unknown_names(name):
             get_tokenizer(name)
 
 
+def test_a_vocabulary_that_cannot_be_fetched_is_named(monkeypatch):
+    def offline(name):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(tiktoken, "get_encoding", offline)
+    with pytest.raises(ConnectionError, match="tiktoken cannot fetch o200k_base: .*'gpt2' and 'whisper' need no network"):
+        get_tokenizer("o200k_base")
+
+
 def test_trained_bpe_merges_the_most_frequent_pair_first():
     enc = train_bpe(["kotek kotek kotek ab"], 262)
     assert enc.n_vocab <= 262 and enc.encode_ordinary("kotek")[0] >= 256

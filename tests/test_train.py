@@ -18,7 +18,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 import babygpt.train as bt
 from babygpt.chunk import TokenFile
 from babygpt.model import GPT
-from babygpt.train import PRESETS, TrainConfig, launch, lr_at, read_metrics, train
+from babygpt.train import PRESETS, TrainConfig, launch, load_run, lr_at, read_metrics, train
 
 
 @pytest.fixture(scope="module")
@@ -288,6 +288,16 @@ def test_modes_alone_look_at_the_last_checkpoint(tiny):
     assert len(read_metrics(tiny.run_dir)) == 7
 
 
+def test_a_run_can_be_loaded_without_its_data(tiny):
+    with pytest.raises(FileNotFoundError, match="holds no checkpoint"):
+        load_run(tiny.run_dir)
+    trained = train(tiny)
+    model, enc = load_run(tiny.run_dir)
+    ours, _, tokens = bt._prepare(tiny)
+    assert enc.encode_ordinary("Zażółć gęślą jaźń") == ours.encode_ordinary("Zażółć gęślą jaźń") and not model.training
+    assert bt._validate(model, enc, tokens, tiny, torch.device("cpu"))["val_loss"] == pytest.approx(trained["val_loss"], abs=1e-9)
+
+
 def test_validation_against_a_plain_sum(tiny):
     enc, _, tokens = bt._prepare(tiny)
     model = GPT(tiny.model_config(enc.n_vocab))
@@ -324,7 +334,7 @@ def test_a_run_learns_and_says_so(tiny):
 
 
 def test_bfloat16_autocast_learns_too(tiny):
-    found = train(replace(tiny, dtype="bfloat16", max_steps=40))
+    found = train(replace(tiny, dtype="bfloat16", max_steps=40, modes="train,validate,evaluate,sample", sample_every=40, sample_tokens=50))
     assert found["val_bpb"] < found["val_bpb_first"] - 0.3
     assert weights(tiny.run_dir, 40)["wte.weight"].dtype == torch.float32
 
