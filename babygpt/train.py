@@ -575,8 +575,9 @@ def launch(
     try:
         return elastic_launch(config, worker)(dataclasses.asdict(cfg), max(1, (os.cpu_count() or 1) // nproc))[0]
     except ChildFailedError as e:
-        rank, failure = e.get_first_failure()
-        raise RuntimeError(f"process {rank} of {nproc} failed: {failure.message}") from None
+        rank, failure = e.get_first_failure()  # its traceback is in the log; a process that was killed left a sentence, an exception a dict
+        message = failure.message["message"] if isinstance(failure.message, dict) else failure.message
+        raise RuntimeError(f"process {rank} of {nproc} failed: {message}") from None
     finally:  # the elastic launcher leaves its handlers behind, and a kernel would end with a traceback
         for s, handler in ours.items():
             signal.signal(s, handler)
