@@ -21,6 +21,7 @@ import sys
 import threading
 import time
 import uuid
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -53,8 +54,8 @@ class TrainConfig:
     revision: str | None = None  # of a corpus on the Hub: commit, tag or branch
     tokenizer: str = "bpe:512"  # as in `get_tokenizer`, or "bpe:SIZE": trained on the corpus and kept with its tokens
     hellaswag: str = "embedded"  # as in `load_hellaswag`
-    chunk_size: int = 2_000  # tokens; see `find_chunks`
-    window: int = 1_000  # tokens around a cut
+    chunk_size: int = 4_000  # tokens; see `find_chunks`
+    window: int = 2_000  # tokens around a cut
     # model, see GPTConfig
     n_layer: int = 4
     n_head: int = 4
@@ -382,7 +383,10 @@ class _Run:
         self.model = GPT(cfg.model_config(self.enc.n_vocab)).to(device, torch.float64 if cfg.dtype == "float64" else torch.float32)
         self.optimizer, self.step = _optimizer(self.model, cfg), 0
         n_tokens = _tokens_needed(cfg, train_tokens)
-        chunks = find_chunks(train_tokens.tokens[:n_tokens], cfg.chunk_size, self.enc.eot_token, cfg.window)
+        with warnings.catch_warnings():
+            if rank:  # a warning of widened windows is told once
+                warnings.simplefilter("ignore")
+            chunks = find_chunks(train_tokens.tokens[:n_tokens], cfg.chunk_size, self.enc.eot_token, cfg.window)
         self.lanes = Lanes(train_tokens, chunks, cfg.n_lanes, rows=cfg.rows, block_size=cfg.block_size, seed=cfg.seed)
         self.items = load_hellaswag(cfg.hellaswag) if "evaluate" in self.modes else []
         if checkpoints := _checkpoints(self.dir):

@@ -45,7 +45,7 @@ def slow_chunks(tokens, size, window):
     return rows, wide
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(files(), st.integers(1, 200), st.integers(0, 60))
 @example(np.array([1, 0, 1, 1, 1, 0, 1, 0], dtype=np.uint16), 4, 2)
 @pytest.mark.filterwarnings("ignore:.*windows")
@@ -54,7 +54,7 @@ def test_chunks_are_those_of_the_specification(tokens, size, window):
     assert find_chunks(tokens, size, eot=0, window=window).tolist() == rows
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(files(), st.integers(1, 200), st.integers(0, 60))
 @pytest.mark.filterwarnings("ignore:.*windows")
 def test_chunks_tile_and_close_documents(tokens, size, window):
@@ -125,7 +125,7 @@ def expected(enc, texts):
     return [i for t in texts for i in (*enc.encode_ordinary(t), enc.eot_token)]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(texts=st.lists(st.text(st.characters(codec="utf-8"), max_size=50), min_size=1, max_size=20), limit=st.one_of(st.none(), st.integers(1, 300)))
 def test_contents_index_and_counts(tmp_path_factory, gpt2, texts, limit):
     tf = write_tokens(Docs(texts), gpt2, tmp_path_factory.mktemp("t"), "train", limit_tokens=limit)
@@ -241,7 +241,7 @@ def test_missing_truncated_and_altered_files_are_named(whole, tmp_path):
         TokenFile(tmp_path, "train")
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(where=st.floats(0, 1), what=st.sampled_from(['"', "x", "{", "9", ""]))
 def test_a_damaged_meta_json_gives_a_clear_error(tmp_path_factory, gpt2, where, what):
     folder = tmp_path_factory.mktemp("m")

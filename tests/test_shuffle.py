@@ -33,7 +33,7 @@ def lanes(draw):
     return np.arange(lengths.sum(), dtype=np.uint16), chunks_of(lengths), dict(n_lanes=n_lanes, rows=rows, block_size=block, seed=draw(st.integers(0, 99)))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(lanes())
 def test_every_token_is_an_input_exactly_once_an_epoch(made):
     tokens, chunks, shape = made
@@ -48,7 +48,7 @@ def test_every_token_is_an_input_exactly_once_an_epoch(made):
     assert ln.tokens_per_step == shape["n_lanes"] * shape["rows"] * shape["block_size"]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(lanes(), st.integers(0, 1000))
 def test_a_batch_is_a_slice_of_the_shuffled_stream(made, step):
     tokens, chunks, shape = made
@@ -65,7 +65,7 @@ def test_a_batch_is_a_slice_of_the_shuffled_stream(made, step):
     assert x.dtype == y.dtype == torch.int64 and x.shape == y.shape == (shape["n_lanes"] * shape["rows"], shape["block_size"])
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(lanes(), st.lists(st.integers(0, 300), min_size=1, max_size=5))
 def test_any_number_of_processes_sees_the_same_batch(made, steps):
     tokens, chunks, shape = made

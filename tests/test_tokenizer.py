@@ -47,7 +47,7 @@ def test_gpt2_gives_tiktokens_own_ids(theirs, gpt2, polish):
         assert gpt2.encode_ordinary(text) == theirs.encode_ordinary(text)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(TEXTS)
 def test_every_vocabulary_spells_every_text(bpe, text):
     for enc in (get_cached("gpt2"), get_cached("whisper"), get_cached("whisper:300"), bpe):
@@ -103,7 +103,7 @@ def test_small_text_gives_fewer_ids():
     assert enc.eot_token == enc.n_vocab - 1 < 300
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(text=TEXTS)
 def test_saved_files_give_the_same_ids(bpe, saved, text):
     again, hf = saved
@@ -145,7 +145,7 @@ def test_whisper_is_not_imported():
     assert done.stdout.split()[-1] == "False"
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(st.tuples(TEXTS.filter(str.strip), TEXTS.filter(str.strip)), min_size=1, max_size=8))
 def test_inflation_against_a_plain_count(pairs):
     enc = get_cached("gpt2")
