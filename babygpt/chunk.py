@@ -217,7 +217,7 @@ def _open_meta(dir: Path, enc: tiktoken.Encoding) -> dict:
         raise ValueError(f"{path}: tokens of {found['tokenizer']['name']}, another tokenizer than {enc.name}; choose another folder or delete it")
     return found
 
-
+# %% ../nbs/02_chunk.ipynb #619462b2
 def write_tokens(
     corpus: Iterable[dict],  # documents with `text`, as from `load_corpus`
     enc: tiktoken.Encoding,  # what encodes them
@@ -329,7 +329,7 @@ def _without_readahead(tokens: np.ndarray):
         if memory is not None and hasattr(mmap, "MADV_NORMAL"):
             memory.madvise(mmap.MADV_NORMAL)
 
-
+# %% ../nbs/02_chunk.ipynb #b16d86f5
 def _nearest_cut(tokens: np.ndarray, start: int, cursor: int, window: int, eot: int) -> tuple[int | None, bool]:
     "(the document end after `start` that is nearest to the cursor, or None where there is none; whether the window had to be widened)"
     reach = window
@@ -342,7 +342,7 @@ def _nearest_cut(tokens: np.ndarray, start: int, cursor: int, window: int, eot: 
             return None, True
         reach = max(1, 2 * reach)
 
-
+# %% ../nbs/02_chunk.ipynb #2b20a606
 def find_chunks(
     tokens: np.ndarray,  # (n,) ids: an array or memory map; only the windows are read
     chunk_size: int,  # tokens a chunk should have

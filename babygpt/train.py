@@ -336,7 +336,7 @@ def _process_group(device: torch.device) -> Iterator[tuple[int, int]]:
     finally:
         dist.destroy_process_group()
 
-
+# %% ../nbs/05_train.ipynb #9451282f
 def _device(cfg: TrainConfig) -> torch.device:
     name = ("cuda" if torch.cuda.is_available() else "cpu") if cfg.device == "auto" else cfg.device
     device = torch.device(name, int(os.environ.get("LOCAL_RANK", 0))) if name == "cuda" else torch.device(name)
@@ -434,7 +434,7 @@ def _look(run: _Run, everything: bool) -> dict:
                 f.write(f"=== step {run.step}\n" + "".join(f"{t}\n\n" for t in texts))
     return found
 
-
+# %% ../nbs/05_train.ipynb #cd7ce36c
 def _step(run: _Run, model: torch.nn.Module, lanes: range) -> dict:
     "One optimisation step on this process' lanes, in step with the others; what there is to say of it."
     cfg, began = run.cfg, run.clock()
@@ -456,7 +456,7 @@ def _step(run: _Run, model: torch.nn.Module, lanes: range) -> dict:
         "tok_per_s": cfg.tokens_per_step / seconds, "data_wait_s": waited, "memory_mb": _memory_mb(run.device),
     }  # fmt: skip
 
-# %% ../nbs/05_train.ipynb #cd7ce36c
+# %% ../nbs/05_train.ipynb #b567aa27
 def _fit(run: _Run) -> None:
     "Train from where the run stands to its last step."
     from torch.utils.tensorboard import SummaryWriter  # slow to import, and needed only here
@@ -492,7 +492,7 @@ def _fit(run: _Run) -> None:
             if main and (last or (cfg.checkpoint_every and run.step % cfg.checkpoint_every == 0)):
                 _save_checkpoint(run.dir, run.model, run.optimizer, run.step, run.enc, cfg.keep_checkpoints)
 
-
+# %% ../nbs/05_train.ipynb #19f7df99
 def _line(m: dict, cfg: TrainConfig) -> str:
     "A line of the log for people."
     parts = [f"step {m['step']:{len(str(cfg.max_steps))}}/{cfg.max_steps}"]
@@ -517,7 +517,7 @@ def _summary(run: _Run) -> dict:
         found |= {k: scored[-1][k] for k in ("hellaswag", "hellaswag_n")}
     return found
 
-
+# %% ../nbs/05_train.ipynb #4e843fc7
 def train(cfg: TrainConfig) -> dict:
     """Train, validate, evaluate and sample as `cfg.modes` says; give a summary of the run, the same on every rank.
 
