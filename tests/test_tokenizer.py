@@ -168,14 +168,14 @@ def test_bits_per_byte_of_a_uniform_guess():
     assert bits_per_byte(math.log(256) * 10, 10) == pytest.approx(8)
 
 
-FLORES = ROOT.parent / "shared"  # real text where it is at hand
+REAL = ROOT.parent / "shared"  # real text where it is at hand
 
 
-@pytest.mark.skipif(not (FLORES / "data/hub").is_dir(), reason="needs the development data")
+@pytest.mark.skipif(not (REAL / "data/hub").is_dir(), reason="needs the development data")
 def test_bytes_per_token_of_real_polish(gpt2):
     import pyarrow.parquet as pq
 
-    (path,) = (FLORES / "data/hub/HuggingFaceFW/fineweb-2/data/pol_Latn/test").glob("*.parquet")
+    (path,) = (REAL / "data/hub/HuggingFaceFW/fineweb-2/data/pol_Latn/test").glob("*.parquet")
     texts = pq.read_table(path)["text"].to_pylist()
     found = inflation([(t, t) for t in texts], gpt2)
     assert found.premium == 1 and 1.9 < found.bytes_per_token < 2.4
