@@ -151,13 +151,16 @@ class _Part:
         self.final = [dir / f"{split}.bin", dir / f"{split}.bin.index"]
         self.journal = dir / f"{split}.part.json"
         self.dtype = dtype
-        self.entry = self._journalled() or entry
+        parts = [path.with_name(path.name + ".part") for path in self.final]
+        if not self.journal.exists():  # parts that no journal speaks of are nobody's
+            for part in parts:
+                part.unlink(missing_ok=True)
+            _write_json(self.journal, entry)
+        self.entry = json.loads(self.journal.read_text(encoding="utf-8"))
         if self.entry["corpus"] != entry["corpus"]:
             raise ValueError(f"{self.journal}: begun from {self.entry['corpus']}, not from {entry['corpus']}; delete {dir} to start again")
-        self._write_journal()
         self.files = []
-        for path, size in zip(self.final, (self.entry["tokens"] * dtype.itemsize, self.entry["documents"] * 8)):
-            part = path.with_name(path.name + ".part")
+        for path, part, size in zip(self.final, parts, (self.entry["tokens"] * dtype.itemsize, self.entry["documents"] * 8)):
             if path.exists() and not part.exists() and size:  # a kill in `finish`, or a finished file to be continued
                 path.rename(part)
             f = open(part, "r+b" if part.exists() else "w+b")
@@ -167,15 +170,6 @@ class _Part:
             f.seek(size)
             self.files.append(f)
         self._synced = time.monotonic()
-
-    def _journalled(self) -> dict | None:
-        try:
-            return json.loads(self.journal.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            return None
-
-    def _write_journal(self) -> None:
-        _write_json(self.journal, self.entry)
 
     def append(self, ids: np.ndarray, ends: np.ndarray, n_bytes: np.ndarray) -> None:
         e = self.entry
@@ -193,7 +187,7 @@ class _Part:
         for f in self.files:
             f.flush()
             os.fsync(f.fileno())
-        self._write_journal()
+        _write_json(self.journal, self.entry)
         self._synced = time.monotonic()
 
     def finish(self, meta: dict) -> None:

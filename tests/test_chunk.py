@@ -342,6 +342,13 @@ def test_killed_while_the_files_are_moved_into_place(tmp_path, gpt2, polish, ren
     again.verify()
 
 
+def test_parts_without_a_journal_are_not_taken_for_the_file_that_is_continued(tmp_path, gpt2, polish):
+    write_tokens(Docs(polish), gpt2, tmp_path, "train", limit_tokens=500)
+    for name in ("train.bin.part", "train.bin.index.part"):
+        (tmp_path / name).write_bytes(b"\1" * 100_000)  # left by a kill in another attempt
+    assert write_tokens(Docs(polish), gpt2, tmp_path, "train").tokens.tolist() == expected(gpt2, polish)
+
+
 def test_begun_from_another_corpus_it_does_not_go_on(tmp_path, gpt2):
     (tmp_path / "train.part.json").write_text(json.dumps({"corpus": "other", "documents": 0, "tokens": 0, "bytes": 0, "crc32": [], "exhausted": False}))
     with pytest.raises(ValueError, match="begun from other, not from docs"):
