@@ -14,10 +14,12 @@ import time
 import warnings
 import zlib
 from collections import deque
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import tiktoken
@@ -53,6 +55,27 @@ def _write_json(path: Path, value: dict) -> None:
     write_whole(path, json.dumps(value, indent=1, ensure_ascii=False))
 
 # %% ../nbs/02_chunk.ipynb #4c0ef562
+def _read_meta(path: Path, split: str) -> dict:
+    "What meta.json says of one split, with its fields checked: a damaged file is told apart from a missing split."
+    if not path.is_file():
+        bare = " (`index_tokens` makes one for a bare .bin)" if path.with_name(f"{split}.bin").exists() else ""
+        raise FileNotFoundError(f"{path}: no such file{bare}; write_tokens makes a token file")
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+        entries = meta.pop("splits")
+        meta |= entries.get(split, {})
+        expected = {"dtype": str, "eot": int, "tokenizer": dict} | ({"tokens": int, "documents": int, "crc32": list} if split in entries else {})
+        for field, kind in expected.items():
+            if not isinstance(meta[field], kind):
+                raise TypeError(f"{field} is {meta[field]!r}")
+        np.dtype(meta["dtype"]), meta["tokenizer"]["sha256"]
+    except (ValueError, KeyError, TypeError, AttributeError) as e:
+        raise ValueError(f"{path}: not a token file's meta.json ({type(e).__name__}: {e}); write the tokens again") from None
+    if split not in entries:
+        raise FileNotFoundError(f"{path}: no split {split!r}, only {', '.join(entries) or 'none'}")
+    return meta
+
+# %% ../nbs/02_chunk.ipynb #f33b6a16
 class TokenFile:
     """A token file, opened: `tf[a:b]` gives checked ids, `len(tf)` their number.
 
@@ -63,35 +86,19 @@ class TokenFile:
 
     def __init__(self, dir: str | Path, split: str):
         self.dir, self.split = Path(dir), split
-        self.path, index = self.dir / f"{split}.bin", self.dir / f"{split}.bin.index"
-        meta_path = self.dir / "meta.json"
-        if not meta_path.is_file():
-            bare = " (`index_tokens` makes one for a bare .bin)" if self.path.exists() else ""
-            raise FileNotFoundError(f"{meta_path}: no such file{bare}; write_tokens makes a token file")
-        try:
-            meta = json.loads(meta_path.read_text(encoding="utf-8"))
-            entries = meta.pop("splits")
-            self.meta = meta | entries.get(split, {})
-            dtype = np.dtype(meta["dtype"]).newbyteorder("<")
-            self.eot, self.tokenizer_sha256 = int(meta["eot"]), meta["tokenizer"]["sha256"]
-            if split in entries:
-                sizes = {
-                    self.path: int(self.meta["tokens"]) * dtype.itemsize,
-                    index: int(self.meta["documents"]) * 8,
-                }
-                self._crcs = [int(crc) for crc in self.meta["crc32"]]
-        except (ValueError, KeyError, TypeError, AttributeError) as e:
-            raise ValueError(f"{meta_path}: not a token file's meta.json ({type(e).__name__}: {e}); write the tokens again") from None
-        if split not in entries:
-            raise FileNotFoundError(f"{meta_path}: no split {split!r}, only {', '.join(entries) or 'none'}")
-        for path, size in sizes.items():
-            found = path.stat().st_size if path.is_file() else None
-            if found != size:
-                has = "is missing" if found is None else f"has {found} bytes"
-                raise ValueError(f"{path} {has}, meta.json says {size}: delete {self.dir} and write the tokens again")
-        self.tokens = np.memmap(self.path, dtype=dtype, mode="r")
-        self.ends = np.memmap(index, dtype="<u8", mode="r")
-        self._checked = np.zeros(len(self._crcs), dtype=bool)
+        self.path = self.dir / f"{split}.bin"
+        self.meta = _read_meta(self.dir / "meta.json", split)
+        self.eot, self.tokenizer_sha256 = self.meta["eot"], self.meta["tokenizer"]["sha256"]
+        self.tokens = self._map(self.path, np.dtype(self.meta["dtype"]).newbyteorder("<"), self.meta["tokens"])
+        self.ends = self._map(self.path.with_name(f"{split}.bin.index"), np.dtype("<u8"), self.meta["documents"])
+        self._checked = np.zeros(len(self.meta["crc32"]), dtype=bool)
+
+    def _map(self, path: Path, dtype: np.dtype, n: int) -> np.ndarray:
+        found = path.stat().st_size if path.is_file() else None
+        if found != n * dtype.itemsize:
+            has = "is missing" if found is None else f"has {found} bytes"
+            raise ValueError(f"{path} {has}, meta.json says {n * dtype.itemsize}: delete {self.dir} and write the tokens again")
+        return np.memmap(path, dtype=dtype, mode="r")
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -108,16 +115,75 @@ class TokenFile:
         blocks: Iterable[int] | None = None,  # which 64 MiB blocks (default: all)
     ) -> None:
         """Compare blocks not yet checked with their CRC-32. Raises ValueError naming a block that differs."""
-        raw = None
-        for i in range(len(self._crcs)) if blocks is None else blocks:
-            if not self._checked[i]:
-                raw = self.tokens.view(np.uint8) if raw is None else raw
-                if zlib.crc32(raw[i * _BLOCK : (i + 1) * _BLOCK]) != self._crcs[i]:
-                    raise ValueError(
-                        f"{self.path}: block {i} (bytes {i * _BLOCK} to {min((i + 1) * _BLOCK, raw.size)}) does not match its"
-                        f" checksum in meta.json: the file was altered; delete {self.dir} and write the tokens again"
-                    )
-                self._checked[i] = True
+        raw = self.tokens.view(np.uint8)
+        for i in range(len(self._checked)) if blocks is None else blocks:
+            block = raw[i * _BLOCK : (i + 1) * _BLOCK]
+            if not self._checked[i] and zlib.crc32(block) != self.meta["crc32"][i]:
+                raise ValueError(
+                    f"{self.path}: block {i} (bytes {i * _BLOCK} to {i * _BLOCK + len(block)}) does not match its checksum"
+                    f" in meta.json: the file was altered; delete {self.dir} and write the tokens again"
+                )
+            self._checked[i] = True
+
+# %% ../nbs/02_chunk.ipynb #fc25071f
+class _Part:
+    """A token file being written: `<split>.bin.part`, its index, and the journal `<split>.part.json`.
+
+    `entry` (what will be the split's entry in meta.json) counts what was written; the journal holds it as of the last `sync`.
+    """
+
+    def __init__(self, dir: Path, split: str, dtype: np.dtype, entry: dict):
+        self.final, self.dtype = [dir / f"{split}.bin", dir / f"{split}.bin.index"], dtype
+        self.journal = dir / f"{split}.part.json"
+        if not self.journal.exists():
+            for path in self.final:  # parts that no journal speaks of are nobody's
+                path.with_name(f"{path.name}.part").unlink(missing_ok=True)
+            _write_json(self.journal, entry)
+        self.entry = json.loads(self.journal.read_text(encoding="utf-8"))
+        if self.entry["corpus"] != entry["corpus"]:
+            raise ValueError(f"{self.journal}: begun from {self.entry['corpus']}, not from {entry['corpus']}; delete {dir} to start again")
+        sizes = self.entry["tokens"] * dtype.itemsize, self.entry["documents"] * 8
+        self.files = [self._open(path, size) for path, size in zip(self.final, sizes)]
+        self._synced = time.monotonic()
+
+    def _open(self, final: Path, size: int) -> BinaryIO:
+        "The part of a file, cut back to `size` bytes and ready to be continued."
+        part = final.with_name(f"{final.name}.part")
+        if final.exists() and not part.exists() and size:  # a kill in `finish`, or a finished file to be continued
+            final.rename(part)
+        f = open(part, "r+b" if part.exists() else "w+b")
+        if f.seek(0, os.SEEK_END) < size:
+            raise ValueError(f"{part} is shorter than {self.journal} says; delete {final.parent} to start again")
+        f.truncate(size)
+        f.seek(size)
+        return f
+
+    def append(self, ids: np.ndarray, ends: np.ndarray, n_bytes: np.ndarray) -> None:
+        e, data = self.entry, memoryview(ids).cast("B")
+        _extend_crc(e["crc32"], e["tokens"] * self.dtype.itemsize, data)
+        self.files[0].write(data)
+        self.files[1].write((ends + e["tokens"]).astype("<u8").tobytes())
+        e["tokens"] += len(ids)
+        e["documents"] += len(ends)
+        e["bytes"] += int(n_bytes.sum())
+        if time.monotonic() - self._synced > 2:
+            self.sync()
+
+    def sync(self) -> None:
+        for f in self.files:
+            f.flush()
+            os.fsync(f.fileno())
+        _write_json(self.journal, self.entry)
+        self._synced = time.monotonic()
+
+    def finish(self, meta: dict) -> None:
+        "Move everything into place; meta.json last, since it is what makes the files a token file."
+        self.sync()
+        for path, f in zip(self.final, self.files):
+            f.close()
+            path.with_name(f"{path.name}.part").replace(path)
+        _write_json(self.final[0].with_name("meta.json"), meta)
+        self.journal.unlink()
 
 # %% ../nbs/02_chunk.ipynb #13c2908f
 def _batches(corpus: Iterable[dict], n_chars: int = 1 << 20) -> Iterable[list[str]]:
@@ -141,63 +207,19 @@ def _encode(enc: tiktoken.Encoding, dtype: np.dtype, texts: list[str]) -> tuple[
     return np.concatenate(ids, dtype=dtype, casting="unsafe"), ends, np.array([len(t.encode()) for t in texts])
 
 # %% ../nbs/02_chunk.ipynb #d0f6e093
-class _Part:
-    """A token file being written: `<split>.bin.part`, its index, and the journal `<split>.part.json`.
-
-    `entry` (what will be the split's entry in meta.json) counts what was written; the journal holds it as of the last `sync`.
-    """
-
-    def __init__(self, dir: Path, split: str, dtype: np.dtype, entry: dict):
-        self.final = [dir / f"{split}.bin", dir / f"{split}.bin.index"]
-        self.journal = dir / f"{split}.part.json"
-        self.dtype = dtype
-        parts = [path.with_name(path.name + ".part") for path in self.final]
-        if not self.journal.exists():  # parts that no journal speaks of are nobody's
-            for part in parts:
-                part.unlink(missing_ok=True)
-            _write_json(self.journal, entry)
-        self.entry = json.loads(self.journal.read_text(encoding="utf-8"))
-        if self.entry["corpus"] != entry["corpus"]:
-            raise ValueError(f"{self.journal}: begun from {self.entry['corpus']}, not from {entry['corpus']}; delete {dir} to start again")
-        self.files = []
-        for path, part, size in zip(self.final, parts, (self.entry["tokens"] * dtype.itemsize, self.entry["documents"] * 8)):
-            if path.exists() and not part.exists() and size:  # a kill in `finish`, or a finished file to be continued
-                path.rename(part)
-            f = open(part, "r+b" if part.exists() else "w+b")
-            if f.seek(0, os.SEEK_END) < size:
-                raise ValueError(f"{part} is shorter than {self.journal} says; delete {dir} to start again")
-            f.truncate(size)
-            f.seek(size)
-            self.files.append(f)
-        self._synced = time.monotonic()
-
-    def append(self, ids: np.ndarray, ends: np.ndarray, n_bytes: np.ndarray) -> None:
-        e = self.entry
-        data = memoryview(ids).cast("B")
-        _extend_crc(e["crc32"], e["tokens"] * self.dtype.itemsize, data)
-        self.files[0].write(data)
-        self.files[1].write((ends + e["tokens"]).astype("<u8").tobytes())
-        e["tokens"] += len(ids)
-        e["documents"] += len(ends)
-        e["bytes"] += int(n_bytes.sum())
-        if time.monotonic() - self._synced > 2:
-            self.sync()
-
-    def sync(self) -> None:
-        for f in self.files:
-            f.flush()
-            os.fsync(f.fileno())
-        _write_json(self.journal, self.entry)
-        self._synced = time.monotonic()
-
-    def finish(self, meta: dict) -> None:
-        "Move everything into place; meta.json last, since it is what makes the files a token file."
-        self.sync()
-        for path, f in zip(self.final, self.files):
-            f.close()
-            path.with_name(path.name + ".part").replace(path)
-        _write_json(self.final[0].with_name("meta.json"), meta)
-        self.journal.unlink()
+def _in_order(f: Callable, items: Iterable, n_threads: int) -> Iterator:
+    "`f` of every item, in order, by threads; no more than 2 · n_threads items are read ahead."
+    pending: deque[Future] = deque()
+    with ThreadPoolExecutor(n_threads) as pool:
+        try:
+            for item in items:
+                pending.append(pool.submit(f, item))
+                if len(pending) > 2 * n_threads:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 # %% ../nbs/02_chunk.ipynb #9f583f41
 def _open_meta(dir: Path, enc: tiktoken.Encoding) -> dict:
@@ -211,7 +233,44 @@ def _open_meta(dir: Path, enc: tiktoken.Encoding) -> dict:
         raise ValueError(f"{path}: tokens of {found['tokenizer']['name']}, another tokenizer than {enc.name}; choose another folder or delete it")
     return found
 
+# %% ../nbs/02_chunk.ipynb #86322c2a
+def _enough(entry: dict, limit_tokens: int | None) -> bool:
+    return entry["exhausted"] or (limit_tokens is not None and entry["tokens"] >= limit_tokens)
+
+
+def _found(dir: Path, split: str, meta: dict, corpus_id: str | None) -> dict:
+    "The entry of a finished split, or of a new one. (Where one was begun, its journal knows better.)"
+    new = {"corpus": corpus_id, "exhausted": False, "documents": 0, "tokens": 0, "bytes": 0, "crc32": []}
+    journal, done = dir / f"{split}.part.json", meta["splits"].get(split)
+    if corpus_id is None:  # nobody can tell whether it is the same corpus: start again
+        journal.unlink(missing_ok=True)
+        return new
+    if not done or journal.exists():
+        return new
+    if done["corpus"] != corpus_id:
+        raise ValueError(f"{dir}: {split} holds the tokens of {done['corpus']}, not of {corpus_id}; choose another folder or delete it")
+    return done
+
 # %% ../nbs/02_chunk.ipynb #619462b2
+def _fill(part: _Part, corpus: Iterable[dict], enc: tiktoken.Encoding, limit_tokens: int | None, n_threads: int) -> None:
+    "Encode the documents that are not in `part` yet, up to the one that reaches the limit."
+    entry = part.entry
+    if _enough(entry, limit_tokens):
+        return
+    batches = _in_order(partial(_encode, enc, part.dtype), _batches(islice(corpus, entry["documents"], None)), n_threads)
+    with tqdm(desc=f"tokens of {part.final[0].stem}", unit="tok", unit_scale=True, total=limit_tokens, initial=entry["tokens"], delay=2) as bar:
+        for ids, ends, n_bytes in batches:
+            if limit_tokens is not None:
+                k = int(np.searchsorted(ends, limit_tokens - entry["tokens"])) + 1
+                ids, ends, n_bytes = ids[: int(ends[:k][-1])], ends[:k], n_bytes[:k]
+            part.append(ids, ends, n_bytes)
+            bar.update(len(ids))
+            if _enough(entry, limit_tokens):
+                batches.close()
+                return
+    entry["exhausted"] = True
+
+# %% ../nbs/02_chunk.ipynb #2f859445
 def write_tokens(
     corpus: Iterable[dict],  # documents with `text`, as from `load_corpus`
     enc: tiktoken.Encoding,  # what encodes them
@@ -229,53 +288,32 @@ def write_tokens(
     out_dir, corpus_id = Path(out_dir), getattr(corpus, "id", None)
     out_dir.mkdir(parents=True, exist_ok=True)
     meta = _open_meta(out_dir, enc)
-    entry = {"corpus": corpus_id, "exhausted": False, "documents": 0, "tokens": 0, "bytes": 0, "crc32": []}
-    journal = out_dir / f"{split}.part.json"
-
-    def enough(e: dict) -> bool:
-        return e["exhausted"] or (limit_tokens is not None and e["tokens"] >= limit_tokens)
-
-    if corpus_id is None:
-        journal.unlink(missing_ok=True)
-    elif (done := meta["splits"].get(split)) and not journal.exists():
-        if done["corpus"] != corpus_id:
-            raise ValueError(f"{out_dir}: {split} holds the tokens of {done['corpus']}, not of {corpus_id}; choose another folder or delete it")
-        if enough(done):
-            return TokenFile(out_dir, split)
-        entry = done
-
+    entry = _found(out_dir, split, meta, corpus_id)
+    if entry["documents"] and _enough(entry, limit_tokens):
+        return TokenFile(out_dir, split)
     part = _Part(out_dir, split, np.dtype(meta["dtype"]).newbyteorder("<"), entry)
     if meta["splits"].pop(split, None) and corpus_id is not None:
         _write_json(out_dir / "meta.json", meta)  # what is being continued is not whole until it ends
-    entry, n_threads = part.entry, n_threads or os.cpu_count()
-    bar = tqdm(desc=f"tokens of {split}", unit="tok", unit_scale=True, total=limit_tokens, initial=entry["tokens"], delay=2)
-
-    def append(ids, ends, n_bytes):
-        if limit_tokens is not None:
-            k = int(np.searchsorted(ends, limit_tokens - entry["tokens"])) + 1
-            ids, ends, n_bytes = ids[: int(ends[k - 1]) if k <= len(ends) else None], ends[:k], n_bytes[:k]
-        part.append(ids, ends, n_bytes)
-        bar.update(len(ids))
-
-    with bar, ThreadPoolExecutor(n_threads) as pool:
-        rest = () if enough(entry) else islice(corpus, entry["documents"], None)
-        pending = deque()
-        for texts in _batches(rest):
-            pending.append(pool.submit(_encode, enc, part.dtype, texts))
-            if len(pending) > 2 * n_threads:
-                append(*pending.popleft().result())
-            if enough(entry):
-                break
-        while pending and not enough(entry):
-            append(*pending.popleft().result())
-        pool.shutdown(cancel_futures=True)
-    entry["exhausted"] = entry["exhausted"] or not enough(entry)
-    if not entry["documents"]:
+    _fill(part, corpus, enc, limit_tokens, n_threads or os.cpu_count())
+    if not part.entry["documents"]:
         raise ValueError(f"no documents in the corpus {corpus_id or corpus!r}: nothing to write to {out_dir}")
-    part.finish(meta | {"splits": meta["splits"] | {split: entry}})
+    part.finish(meta | {"splits": meta["splits"] | {split: part.entry}})
     return TokenFile(out_dir, split)
 
 # %% ../nbs/02_chunk.ipynb #c4a288c0
+def _scan(tokens: np.ndarray, enc: tiktoken.Encoding, path: Path) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    "(ids of a block, exclusive document ends in it) for every block of a bare file."
+    size = _BLOCK // tokens.itemsize
+    for start in range(0, len(tokens), size):
+        ids = np.ascontiguousarray(tokens[start : start + size])
+        if (bad := np.flatnonzero(ids >= enc.n_vocab)).size:
+            raise ValueError(f"{path}: id {ids[bad[0]]} at position {start + bad[0]}, but {enc.name} has {enc.n_vocab} ids: another tokenizer's file?")
+        ends = np.flatnonzero(ids == enc.eot_token) + start + 1
+        if start + len(ids) == len(tokens) and ids[-1] != enc.eot_token:
+            ends = np.append(ends, len(tokens))
+        yield ids, ends
+
+
 def index_tokens(
     dir: str | Path,  # the folder with `<split>.bin`: bare ids, as nanoGPT and datatrove (.ds) write them
     split: str,  # its name
@@ -292,20 +330,14 @@ def index_tokens(
     if not (size := path.stat().st_size) or size % dtype.itemsize:
         raise ValueError(f"{path} has {size} bytes, no {dtype.name} ids; expected a bare file of ids, as nanoGPT writes")
     tokens, sizes = np.memmap(path, dtype=dtype, mode="r"), token_bytes(enc)
-    entry = {"corpus": path.name, "exhausted": True, "documents": 0, "tokens": len(tokens), "bytes": 0, "crc32": []}
+    entry = {"corpus": path.name, "exhausted": True, "documents": 0, "tokens": 0, "bytes": 0, "crc32": []}
     index = dir / f"{split}.bin.index"
     with open(f"{index}.part", "wb") as f:
-        for start in range(0, len(tokens), _BLOCK // dtype.itemsize):
-            ids = tokens[start : start + _BLOCK // dtype.itemsize]
-            if (bad := np.flatnonzero(ids >= enc.n_vocab)).size:
-                raise ValueError(f"{path}: id {ids[bad[0]]} at position {start + bad[0]}, but {enc.name} has {enc.n_vocab} ids: another tokenizer's file?")
-            ends = np.flatnonzero(ids == enc.eot_token) + start + 1
-            if start + len(ids) == len(tokens) and ids[-1] != enc.eot_token:
-                ends = np.append(ends, len(tokens))
+        for ids, ends in _scan(tokens, enc, path):
             f.write(ends.astype("<u8").tobytes())
-            entry["documents"] += len(ends)
-            entry["bytes"] += int(sizes[ids].sum())
-            _extend_crc(entry["crc32"], start * dtype.itemsize, memoryview(np.ascontiguousarray(ids)).cast("B"))
+            _extend_crc(entry["crc32"], entry["tokens"] * dtype.itemsize, memoryview(ids).cast("B"))
+            for field, n in (("documents", len(ends)), ("tokens", len(ids)), ("bytes", int(sizes[ids].sum()))):
+                entry[field] += n
     Path(f"{index}.part").replace(index)
     _write_json(dir / "meta.json", meta | {"splits": meta["splits"] | {split: entry}})
     return TokenFile(dir, split)
@@ -349,19 +381,16 @@ def find_chunks(
     earlier). A window without one is widened until it holds one, with a warning. All chunks but the last and those are `chunk_size` ± `window` long.
     Raises ValueError when there is no end-of-text to cut at, no token, or sizes below 1.
     """
-    n = len(tokens)
+    n, ends, widened = len(tokens), [0], []
     if chunk_size < 1 or window < 0 or n < 1:
         raise ValueError(f"find_chunks: {n} tokens, chunk_size {chunk_size}, window {window}: the first two must be positive")
-    ends, widened = [0], []
     with _without_readahead(tokens):
         while (cursor := ends[-1] + chunk_size) < n:
             cut, wide = _nearest_cut(tokens, ends[-1], cursor, window, eot)
             widened.append(wide)
-            if cut is None:
-                if len(ends) == 1:
-                    raise ValueError(f"no end-of-text id {eot} in {n} tokens: were they written with another tokenizer?")
-                break  # the rest is one document without an end
-            ends.append(cut)
+            if cut is None and len(ends) == 1:
+                raise ValueError(f"no end-of-text id {eot} in {n} tokens: were they written with another tokenizer?")
+            ends.append(n if cut is None else cut)  # None: the rest is one document without an end
     if ends[-1] < n:
         ends.append(n)
     if any(widened):

@@ -83,7 +83,17 @@ def _lines(path: str) -> Iterator[tuple[int, str]]:
             if text.strip():
                 yield n, text
 
+# %% ../nbs/00_corpus.ipynb #f2de53e7
+def _parse(line: str, path: str, n: int) -> dict:
+    "The document in line `n` of a file of JSON lines."
+    try:
+        doc = json.loads(line)
+        assert isinstance(doc["text"], str)
+    except (ValueError, KeyError, TypeError, AssertionError):
+        raise ValueError(f'{path}, line {n}: expected a JSON object with a string "text", got {line[:80]!r}') from None
+    return doc | {"text": doc["text"].encode("utf-16", "surrogatepass").decode("utf-16", "replace")}
 
+# %% ../nbs/00_corpus.ipynb #e13eb55a
 def _read_parquet(file: BinaryIO, path: str) -> Iterator[dict]:
     "Rows as dicts; no more is read from `file` than the row groups that are asked for."
     try:
@@ -96,23 +106,15 @@ def _read_parquet(file: BinaryIO, path: str) -> Iterator[dict]:
         for batch in table.iter_batches(batch_size=1024, row_groups=[group]):
             yield from batch.to_pylist()
 
-
+# %% ../nbs/00_corpus.ipynb #d946e680
 def _read_file(path: str) -> Iterator[dict]:
     if path.endswith(".parquet"):
         with open(path, "rb") as file:
             yield from _read_parquet(file, path)
     elif ".json" in Path(path).name:
-        for n, line in _lines(path):
-            try:
-                doc = json.loads(line)
-                assert isinstance(doc["text"], str)
-            except (ValueError, KeyError, TypeError, AssertionError):
-                raise ValueError(f'{path}, line {n}: expected a JSON object with a string "text", got {line[:80]!r}') from None
-            # JSON can spell half a surrogate pair, which no UTF-8 can hold: it becomes U+FFFD, as in tiktoken
-            yield doc | {"text": doc["text"].encode("utf-16", "surrogatepass").decode("utf-16", "replace")}
+        yield from (_parse(line, path, n) for n, line in _lines(path))
     else:
-        for _, line in _lines(path):
-            yield {"text": line}
+        yield from ({"text": line} for _, line in _lines(path))
 
 # %% ../nbs/00_corpus.ipynb #2ec6c300
 FINEWEB2 = "HuggingFaceFW/fineweb-2"
@@ -133,7 +135,17 @@ def _fineweb2(split: str, revision: str | None) -> Iterator[dict]:
         with HfFileSystem().open(path, block_size=1 << 20) as file:
             yield from _read_parquet(file, path)
 
-# %% ../nbs/00_corpus.ipynb #95954b73
+# %% ../nbs/00_corpus.ipynb #5b164374
+def _files(name: str, split: str) -> list[str]:
+    "The files that a path or glob stands for."
+    if split == "test" and "{split}" not in name:
+        raise ValueError(f"{name!r} has one split, 'train'; write {{split}} where its paths differ, or use hold_out")
+    paths = sorted(p for p in glob.glob(name.replace("{split}", split), recursive=True) if os.path.isfile(p))
+    if not paths:
+        raise FileNotFoundError(f"no corpus {name!r}: neither 'embedded' nor 'fineweb2', and no file matches it")
+    return paths
+
+# %% ../nbs/00_corpus.ipynb #fba2fa40
 def load_corpus(
     name: str,  # "embedded", "fineweb2", or a path or glob of .parquet, .jsonl or .txt files (.gz and .zst too)
     split: str = "train",  # "train" or "test"; in a path, `{split}` stands for it
@@ -156,14 +168,9 @@ def load_corpus(
     elif name == "fineweb2":
         uid, read = revision or "main", lambda: _fineweb2(split, revision)
     else:
-        if split == "test" and "{split}" not in name:
-            raise ValueError(f"{name!r} has one split, 'train'; write {{split}} where its paths differ, or use hold_out")
-        paths = sorted(p for p in glob.glob(name.replace("{split}", split), recursive=True) if os.path.isfile(p))
-        if not paths:
-            raise FileNotFoundError(f"no corpus {name!r}: neither 'embedded' nor 'fineweb2', and no file matches it")
+        paths = _files(name, split)
         stats = [(p, os.stat(p).st_size, os.stat(p).st_mtime_ns) for p in paths]
-        uid = hashlib.sha256(repr(stats).encode()).hexdigest()[:16]
-        read = lambda: itertools.chain.from_iterable(map(_read_file, paths))
+        uid, read = hashlib.sha256(repr(stats).encode()).hexdigest()[:16], lambda: itertools.chain.from_iterable(map(_read_file, paths))
     uid = f"{name}/{split}@{uid}" + "".join(f",{k}={v}" for k, v in dict(docs=limit_docs, bytes=limit_bytes).items() if v)
     return Corpus(name, split, uid, read, limit_docs, limit_bytes)
 

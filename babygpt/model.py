@@ -39,7 +39,7 @@ class GPTConfig:
         if self.pos == "rope" and self.n_embd // self.n_head % 2:
             raise ValueError(f"rope rotates pairs: n_embd / n_head = {self.n_embd // self.n_head} must be even")
 
-# %% ../nbs/04_model.ipynb #3d37befb
+# %% ../nbs/04_model.ipynb #09184ff8
 class KVCache:
     """Keys and values of the positions read so far: (n_layer, batch, n_head, max_len, n_embd / n_head), filled from the left."""
 
@@ -61,13 +61,13 @@ class KVCache:
         self.k[layer, :, :, self.n : end], self.v[layer, :, :, self.n : end] = k, v
         return self.k[layer, :, :, :end], self.v[layer, :, :, :end]
 
-
+# %% ../nbs/04_model.ipynb #2345482a
 def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tensor:
     "Rotate the pairs (i, i + half) of every head by angles that grow with the position: x (B, n_head, T, head), cos and sin (T, head / 2)."
     a, b = x.chunk(2, dim=-1)
     return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1).type_as(x)
 
-
+# %% ../nbs/04_model.ipynb #2cae9858
 class _Attention(nn.Module):
     def __init__(self, cfg: GPTConfig, layer: int):
         super().__init__()
@@ -114,7 +114,22 @@ class _Block(nn.Module):
         x = x + self.attn(self.ln_1(x), rope, cache)
         return x + self.mlp(self.ln_2(x))
 
-# %% ../nbs/04_model.ipynb #c81f3c5f
+# %% ../nbs/04_model.ipynb #0994142e
+def _init_weights(model: nn.Module, n_layer: int) -> None:
+    "GPT-2's: normal with std 0.02, zero biases; the projections that write into the residual stream smaller by √(2 · n_layer)."
+    for name, module in model.named_modules():
+        if isinstance(module, (nn.Linear, nn.Embedding)):
+            nn.init.normal_(module.weight, std=0.02 / (math.sqrt(2 * n_layer) if name.endswith("c_proj") else 1))
+            if getattr(module, "bias", None) is not None:
+                nn.init.zeros_(module.bias)
+
+
+def _rope_table(cfg: GPTConfig) -> torch.Tensor:
+    "Angles (block_size, n_embd / n_head / 2): position · 10,000^(−i / half) for pair i."
+    half = cfg.n_embd // cfg.n_head // 2
+    return torch.arange(cfg.block_size)[:, None] * 10_000 ** (-torch.arange(half) / half)
+
+# %% ../nbs/04_model.ipynb #895433ef
 class GPT(nn.Module):
     """GPT-2 with switches. Parameter names are those of `transformers`' GPT-2 without the prefix `transformer.`."""
 
@@ -125,23 +140,12 @@ class GPT(nn.Module):
         if cfg.pos == "learned":
             self.wpe = nn.Embedding(cfg.block_size, cfg.n_embd)
         else:
-            half = cfg.n_embd // cfg.n_head // 2
-            angle = torch.arange(cfg.block_size)[:, None] * 10_000 ** (-torch.arange(half) / half)
+            angle = _rope_table(cfg)
             self.register_buffer("cos", angle.cos(), persistent=False)
             self.register_buffer("sin", angle.sin(), persistent=False)
         self.h = nn.ModuleList(_Block(cfg, layer) for layer in range(cfg.n_layer))
         self.ln_f = nn.LayerNorm(cfg.n_embd, bias=cfg.bias)
-        self.apply(self._init)
-        for name, p in self.named_parameters():
-            if name.endswith("c_proj.weight"):
-                nn.init.normal_(p, std=0.02 / math.sqrt(2 * cfg.n_layer))
-
-    @staticmethod
-    def _init(module: nn.Module) -> None:
-        if isinstance(module, (nn.Linear, nn.Embedding)):
-            nn.init.normal_(module.weight, std=0.02)
-            if getattr(module, "bias", None) is not None:
-                nn.init.zeros_(module.bias)
+        _init_weights(self, cfg.n_layer)
 
     def hidden(self, idx: torch.Tensor, cache: KVCache | None = None) -> torch.Tensor:
         """The last layer's normalised output for ids (B, T): (B, T, n_embd). With a cache, `idx` continues what it holds."""
@@ -182,7 +186,7 @@ class GPT(nn.Module):
         """A GPT2LMHeadModel with these weights (a copy). Raises ValueError for switches that GPT-2 in `transformers` lacks."""
         return _to_hf(self)
 
-# %% ../nbs/04_model.ipynb #1c4f8e23
+# %% ../nbs/04_model.ipynb #a1a1f4a4
 _TRANSPOSED = ("attn.c_attn.weight", "attn.c_proj.weight", "mlp.c_fc.weight", "mlp.c_proj.weight")  # Conv1D holds (in, out)
 _HF_ACT = {"gelu": "gelu_new", "relu2": "relu2"}
 
@@ -211,18 +215,14 @@ def _from_hf(cls: type, model_or_name: Any) -> "GPT":
     model.load_state_dict(weights)
     return model
 
-
+# %% ../nbs/04_model.ipynb #a6f3751c
 def _to_hf(model: "GPT") -> Any:
     c = model.cfg
     if c.pos != "learned" or c.qk_norm:
         raise ValueError(f"transformers' GPT-2 has no pos={c.pos!r} with qk_norm={c.qk_norm}: only learned positions without qk_norm can be exported")
-    hf = _transformers().GPT2LMHeadModel(
-        _transformers().GPT2Config(
-            vocab_size=c.vocab_size, n_positions=c.block_size, n_embd=c.n_embd, n_layer=c.n_layer, n_head=c.n_head,
-            activation_function=_HF_ACT[c.act], bos_token_id=None, eos_token_id=None,
-            resid_pdrop=0, embd_pdrop=0, attn_pdrop=0,
-        )  # fmt: skip
-    )
+    shape = dict(vocab_size=c.vocab_size, n_positions=c.block_size, n_embd=c.n_embd, n_layer=c.n_layer, n_head=c.n_head)
+    rest = dict(activation_function=_HF_ACT[c.act], bos_token_id=None, eos_token_id=None, resid_pdrop=0, embd_pdrop=0, attn_pdrop=0)
+    hf = _transformers().GPT2LMHeadModel(_transformers().GPT2Config(**shape, **rest))
     weights = {f"transformer.{k}": v.t() if k.endswith(_TRANSPOSED) else v for k, v in model.state_dict().items()}
     if not c.bias:  # a bias of zero is no bias
         weights |= {k: torch.zeros_like(v) for k, v in hf.state_dict().items() if k.endswith(".bias")}

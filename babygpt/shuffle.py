@@ -21,6 +21,25 @@ def shuffle_chunks(
     return chunks[np.random.default_rng([seed, epoch]).permutation(len(chunks))]
 
 # %% ../nbs/03_shuffle.ipynb #8c45958c
+class _Stream:
+    "Chunks of `tokens` laid end to end, without a copy."
+
+    def __init__(self, tokens: np.ndarray, chunks: np.ndarray):
+        self.tokens, self.starts = tokens, chunks[:, 0]
+        self.ends = np.cumsum(chunks[:, 1] - chunks[:, 0])  # in the stream
+
+    def read(self, start: int, n: int) -> np.ndarray:
+        "`n` tokens from position `start` of the stream: int64 (n,)."
+        pieces = []
+        i = int(np.searchsorted(self.ends, start, side="right"))
+        while n > 0:
+            left = int(self.ends[i]) - start
+            at = int(self.starts[i]) + int(self.ends[i] - (self.ends[i - 1] if i else 0)) - left
+            pieces.append(self.tokens[at : at + min(n, left)])
+            start, n, i = start + left, n - left, i + 1
+        return np.concatenate(pieces, dtype=np.int64)
+
+# %% ../nbs/03_shuffle.ipynb #f20bed6b
 class Lanes:
     """Batches as a pure function of (seed, step, lane).
 
@@ -39,7 +58,7 @@ class Lanes:
         block_size: int,  # tokens in a row
         seed: int,  # of the run
     ):
-        self.tokens, self.chunks, self.n_lanes, self.rows, self.block_size, self.seed = tokens, chunks, n_lanes, rows, block_size, seed
+        self.n_lanes, self.rows, self.block_size = n_lanes, rows, block_size
         n = int((chunks[:, 1] - chunks[:, 0]).sum())
         self.tokens_per_step = n_lanes * rows * block_size
         self.steps_per_epoch = (n - 1) // self.tokens_per_step  # − 1: the last input needs a target after it
@@ -48,24 +67,7 @@ class Lanes:
                 f"{n} tokens do not fill one batch of {n_lanes} lanes · {rows} rows · {block_size} tokens + 1 target;"
                 " use a larger corpus, or a smaller n_lanes, rows or block_size"
             )
-        self._stream = lru_cache(maxsize=2)(self._lay)
-
-    def _lay(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        "(where each chunk of the epoch's stream starts in `tokens`, where it ends in the stream)"
-        chunks = shuffle_chunks(self.chunks, self.seed, epoch)
-        return chunks[:, 0], np.cumsum(chunks[:, 1] - chunks[:, 0])
-
-    def _read(self, epoch: int, start: int, n: int) -> np.ndarray:
-        "`n` tokens of the epoch's stream from position `start`: a slice of a chunk, seldom of two."
-        starts, ends = self._stream(epoch)
-        pieces = []
-        i = int(np.searchsorted(ends, start, side="right"))
-        while n > 0:
-            left = int(ends[i]) - start
-            at = int(starts[i]) + int(ends[i] - (ends[i - 1] if i else 0)) - left
-            pieces.append(self.tokens[at : at + min(n, left)])
-            start, n, i = start + left, n - left, i + 1
-        return np.concatenate(pieces, dtype=np.int64)
+        self._stream = lru_cache(maxsize=2)(lambda epoch: _Stream(tokens, shuffle_chunks(chunks, seed, epoch)))
 
     def batch(
         self,
@@ -79,7 +81,7 @@ class Lanes:
         for lane in range(self.n_lanes) if lanes is None else lanes:
             if not 0 <= lane < self.n_lanes:
                 raise ValueError(f"lane {lane}: there are {self.n_lanes}, numbered from 0")
-            ids = torch.from_numpy(self._read(epoch, (lane * self.steps_per_epoch + step) * size, size + 1))
+            ids = torch.from_numpy(self._stream(epoch).read((lane * self.steps_per_epoch + step) * size, size + 1))
             x.append(ids[:-1].view(self.rows, self.block_size))
             y.append(ids[1:].view(self.rows, self.block_size))
         return torch.cat(x), torch.cat(y)

@@ -22,7 +22,7 @@ import threading
 import time
 import uuid
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
@@ -37,7 +37,7 @@ from tqdm import tqdm
 
 from .chunk import TokenFile, find_chunks, write_tokens, write_whole
 from .corpus import hold_out, load_corpus
-from .generate import generate
+from .generate import encode_prompt, generate
 from .hellaswag import load_hellaswag, score
 from .model import GPT, GPTConfig
 from .shuffle import Lanes
@@ -295,6 +295,15 @@ def read_metrics(run_dir: str | Path) -> list[dict]:
     return [json.loads(line) for line in lines if line.endswith("\n")]  # a line cut off by a kill is none
 
 
+def _cut_back(run_dir: Path, step: int) -> None:
+    "Take from the logs what was told after `step`."
+    kept = [m for m in read_metrics(run_dir) if m["step"] <= step]
+    write_whole(run_dir / "metrics.jsonl", "".join(json.dumps(m) + "\n" for m in kept))
+    samples = run_dir / "samples.txt"
+    blocks = re.split(r"^(?==== step )", samples.read_text(encoding="utf-8"), flags=re.M) if samples.exists() else []
+    write_whole(samples, "".join(b for b in blocks if (m := re.match(r"=== step (\d+)", b)) and int(m[1]) <= step))
+
+# %% ../nbs/05_train.ipynb #8d8f8184
 def _open_run(run_dir: Path, cfg: TrainConfig) -> None:
     "Check the folder against the configuration and cut its logs back to the last checkpoint; without one, begin it anew."
     config, checkpoints = run_dir / "config.json", _checkpoints(run_dir)
@@ -305,15 +314,9 @@ def _open_run(run_dir: Path, cfg: TrainConfig) -> None:
         changed = [f"{k}: {old.get(k)!r} → {v!r}" for k, v in dataclasses.asdict(cfg).items() if k not in _MAY_CHANGE and old.get(k) != v]
         if changed:
             raise ValueError(f"{run_dir} holds a run with another configuration ({'; '.join(changed)}): choose another run_dir or delete this one")
-    step = int(checkpoints[-1].name[5:]) if checkpoints else None
     run_dir.mkdir(parents=True, exist_ok=True)
     write_whole(config, json.dumps(dataclasses.asdict(cfg), indent=1, ensure_ascii=False))
-    kept = [m for m in read_metrics(run_dir) if step is not None and m["step"] <= step]
-    write_whole(run_dir / "metrics.jsonl", "".join(json.dumps(m) + "\n" for m in kept))
-    samples = run_dir / "samples.txt"
-    blocks = re.split(r"^(?==== step )", samples.read_text(encoding="utf-8"), flags=re.M) if samples.exists() else []
-    kept = [b for b in blocks if (m := re.match(r"=== step (\d+)", b)) and step is not None and int(m[1]) <= step]
-    write_whole(samples, "".join(kept))
+    _cut_back(run_dir, int(checkpoints[-1].name[5:]) if checkpoints else -1)
 
 # %% ../nbs/05_train.ipynb #678d62fe
 def _leave_with(parent: int) -> None:
@@ -366,39 +369,37 @@ def _memory_mb(device: torch.device) -> float:
 def _sample_text(model: GPT, enc: tiktoken.Encoding, prompt: str, n: int, seed: int) -> str:
     "Continue a prompt by up to `n` tokens, or by one document where the model ends it sooner."
     device = model.wte.weight.device
-    start = [enc.eot_token, *enc.encode_ordinary(prompt)]
-    ids = generate(model, torch.tensor([start], device=device), n, temperature=0.8, top_k=50, generator=torch.Generator(device).manual_seed(seed))
+    ids = generate(model, torch.tensor([encode_prompt(enc, prompt)], device=device), n, temperature=0.8, top_k=50, generator=torch.Generator(device).manual_seed(seed))
     new = ids[0, 1:].tolist()
     return enc.decode(new[: new.index(enc.eot_token)] if enc.eot_token in new else new)
 
 # %% ../nbs/05_train.ipynb #2e2ab541
+def _make_lanes(cfg: TrainConfig, tokens: TokenFile, quiet: bool) -> Lanes:
+    "The run's lanes, over as many tokens as it needs."
+    with warnings.catch_warnings():
+        if quiet:  # a warning of widened windows is told once
+            warnings.simplefilter("ignore")
+        chunks = find_chunks(tokens.tokens[: _tokens_needed(cfg, tokens)], cfg.chunk_size, tokens.eot, cfg.window)
+    return Lanes(tokens, chunks, cfg.n_lanes, rows=cfg.rows, block_size=cfg.block_size, seed=cfg.seed)
+
+
 class _Run:
     """What a process of a run holds; `train` makes one and lets it go."""
 
     def __init__(self, cfg: TrainConfig, device: torch.device, rank: int, world: int):
         self.cfg, self.device, self.rank, self.world = cfg, device, rank, world
         self.dir, self.modes = _run_dir(cfg), cfg.modes.split(",")
-        self.enc, train_tokens, self.val_tokens = _after_first(lambda: _prepare(cfg), rank, world)
+        self.enc, self.train_tokens, self.val_tokens = _after_first(lambda: _prepare(cfg), rank, world)
+        self.lanes = _make_lanes(cfg, self.train_tokens, quiet=rank > 0)
+        self.items = load_hellaswag(cfg.hellaswag) if "evaluate" in self.modes else []
         torch.manual_seed(cfg.seed)
         self.model = GPT(cfg.model_config(self.enc.n_vocab)).to(device, torch.float64 if cfg.dtype == "float64" else torch.float32)
         self.optimizer, self.step = _optimizer(self.model, cfg), 0
-        n_tokens = _tokens_needed(cfg, train_tokens)
-        with warnings.catch_warnings():
-            if rank:  # a warning of widened windows is told once
-                warnings.simplefilter("ignore")
-            chunks = find_chunks(train_tokens.tokens[:n_tokens], cfg.chunk_size, self.enc.eot_token, cfg.window)
-        self.lanes = Lanes(train_tokens, chunks, cfg.n_lanes, rows=cfg.rows, block_size=cfg.block_size, seed=cfg.seed)
-        self.items = load_hellaswag(cfg.hellaswag) if "evaluate" in self.modes else []
         if checkpoints := _checkpoints(self.dir):
             self.step = _load_checkpoint(checkpoints[-1], self.model, self.optimizer, self.enc)
         self.began_at = self.step
         if rank == 0 and self.enc.eot_token == self.enc.n_vocab - 1:  # a run is readable without the data it learned from
             save_tokenizer(self.enc, self.dir / "tokenizer")
-        self.say(
-            f"{_shown(self.dir)}: {sum(p.numel() for p in self.model.parameters()):,} parameters, {n_tokens:,} training tokens of "
-            f"{train_tokens.meta['bytes'] / len(train_tokens):.2f} bytes, {cfg.max_steps / self.lanes.steps_per_epoch:.1f} epochs; "
-            f"{world} × {device.type}, {cfg.dtype}" + (f"; goes on from step {self.step}" if self.step else "")
-        )
 
     def say(self, line: str) -> None:
         if self.rank == 0:
@@ -459,29 +460,14 @@ def _step(run: _Run, model: torch.nn.Module, lanes: range) -> dict:
 # %% ../nbs/05_train.ipynb #b567aa27
 def _fit(run: _Run) -> None:
     "Train from where the run stands to its last step."
-    from torch.utils.tensorboard import SummaryWriter  # slow to import, and needed only here
-
-    cfg, model = run.cfg, torch.compile(run.model) if run.cfg.compile else run.model
+    cfg, model, main = run.cfg, torch.compile(run.model) if run.cfg.compile else run.model, run.rank == 0
     share = cfg.n_lanes // run.world
     lanes = range(run.rank * share, (run.rank + 1) * share)
     if run.world > 1:
         model = DistributedDataParallel(model)
         _accumulate(model, *(t.to(run.device) for t in run.lanes.batch(run.step, lanes)), cfg.micro_batch, run.autocast)
-    main = run.rank == 0
-    with contextlib.ExitStack() as stack:
-        log = stack.enter_context(open(run.dir / "metrics.jsonl", "a", encoding="utf-8")) if main else None
-        board = stack.enter_context(SummaryWriter(run.dir / "tensorboard", purge_step=run.step)) if main else None
-        bar = stack.enter_context(tqdm(total=cfg.max_steps, initial=run.step, unit="step", disable=not (main and sys.stderr.isatty())))
-
-        def record(m: dict) -> None:
-            if main:
-                log.write(json.dumps(m) + "\n")
-                log.flush()
-                for k, v in m.items():
-                    board.add_scalar(k, v, m["step"])
-                if m["step"] % max(1, cfg.max_steps // 20) == 0 or "hellaswag" in m:
-                    run.say(_line(m, cfg))
-
+    bar = tqdm(total=cfg.max_steps, initial=run.step, unit="step", disable=not (main and sys.stderr.isatty()))
+    with _recorder(run) as record, bar:
         if run.step == 0:
             record({"step": 0, **_look(run, everything=True)})
         while run.step < cfg.max_steps:
@@ -493,6 +479,27 @@ def _fit(run: _Run) -> None:
                 _save_checkpoint(run.dir, run.model, run.optimizer, run.step, run.enc, cfg.keep_checkpoints)
 
 # %% ../nbs/05_train.ipynb #19f7df99
+@contextlib.contextmanager
+def _recorder(run: _Run) -> Iterator[Callable[[dict], None]]:
+    "A function that records a step: metrics.jsonl, TensorBoard and, now and then, a line for people. Rank 0's; the others' does nothing."
+    if run.rank:
+        yield lambda m: None
+        return
+    from torch.utils.tensorboard import SummaryWriter  # slow to import, and needed only here
+
+    with open(run.dir / "metrics.jsonl", "a", encoding="utf-8") as log, SummaryWriter(run.dir / "tensorboard", purge_step=run.step) as board:
+
+        def record(m: dict) -> None:
+            log.write(json.dumps(m) + "\n")
+            log.flush()
+            for k, v in m.items():
+                board.add_scalar(k, v, m["step"])
+            if m["step"] % max(1, run.cfg.max_steps // 20) == 0 or "hellaswag" in m:
+                run.say(_line(m, run.cfg))
+
+        yield record
+
+
 def _line(m: dict, cfg: TrainConfig) -> str:
     "A line of the log for people."
     parts = [f"step {m['step']:{len(str(cfg.max_steps))}}/{cfg.max_steps}"]
@@ -500,6 +507,15 @@ def _line(m: dict, cfg: TrainConfig) -> str:
         if key in m:
             parts.append(form.format(m[key]))
     return " · ".join(parts)
+
+# %% ../nbs/05_train.ipynb #7e86b141
+def _heading(run: _Run) -> str:
+    "What is about to be trained, in a line."
+    n_params, tokens, cfg = sum(p.numel() for p in run.model.parameters()), run.train_tokens, run.cfg
+    return (
+        f"{_shown(run.dir)}: {n_params:,} parameters, {_tokens_needed(cfg, tokens):,} training tokens of {tokens.meta['bytes'] / len(tokens):.2f} bytes, "
+        f"{cfg.max_steps / run.lanes.steps_per_epoch:.1f} epochs; {run.world} × {run.device.type}, {cfg.dtype}" + (f"; goes on from step {run.step}" if run.step else "")
+    )
 
 
 def _summary(run: _Run) -> dict:
@@ -518,6 +534,11 @@ def _summary(run: _Run) -> dict:
     return found
 
 # %% ../nbs/05_train.ipynb #4e843fc7
+def _check_lanes(cfg: TrainConfig, world: int) -> None:
+    if cfg.n_lanes % world:
+        raise ValueError(f"{world} processes cannot share {cfg.n_lanes} lanes evenly: use a number that divides n_lanes")
+
+
 def train(cfg: TrainConfig) -> dict:
     """Train, validate, evaluate and sample as `cfg.modes` says; give a summary of the run, the same on every rank.
 
@@ -538,6 +559,7 @@ def train(cfg: TrainConfig) -> dict:
         if rank == 0 and training:
             _open_run(run_dir, cfg)
         run = _Run(cfg, device, rank, world)
+        run.say(_heading(run))
         if training and run.step < cfg.max_steps:
             _fit(run)
         elif training:
@@ -546,11 +568,6 @@ def train(cfg: TrainConfig) -> dict:
         if world > 1:
             dist.barrier()  # rank 0 has written what the summary reads
         return _summary(run) | found
-
-
-def _check_lanes(cfg: TrainConfig, world: int) -> None:
-    if cfg.n_lanes % world:
-        raise ValueError(f"{world} processes cannot share {cfg.n_lanes} lanes evenly: use a number that divides n_lanes")
 
 # %% ../nbs/05_train.ipynb #a328fe4b
 def _worker(cfg: dict, threads: int) -> dict:

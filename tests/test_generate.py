@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from babygpt.generate import _pick, generate
+from babygpt.generate import _pick, encode_prompt, generate
 from babygpt.model import GPT, GPTConfig
 
 CFG = GPTConfig(block_size=16, vocab_size=61, n_layer=2, n_head=2, n_embd=16)
@@ -68,3 +68,9 @@ def test_impossible_settings_are_named(model, bad):
 
 def test_no_graph_is_kept(model):
     assert not generate(model, torch.zeros(1, 1, dtype=torch.int64), 2).requires_grad
+
+
+def test_a_prompt_does_not_end_in_spaces(gpt2, polish):
+    """A lone space comes only before words that have no token with their space inside: after it, a model says one of them."""
+    assert encode_prompt(gpt2, "Dzień dobry  ") == encode_prompt(gpt2, "Dzień dobry") == [gpt2.eot_token, *gpt2.encode_ordinary("Dzień dobry")]
+    assert encode_prompt(gpt2, "  a\n ") == [gpt2.eot_token, *gpt2.encode_ordinary("  a\n")] and encode_prompt(gpt2, " ") == [gpt2.eot_token]

@@ -195,3 +195,10 @@ def test_hellaswagx_comes_through_the_real_client(hub):
     assert done.returncode == 0 and done.stdout.split()[-2:] == ["12", "0"], done.stdout
     done = python("-c", code.replace("'hellaswagx'", "'hellaswagx', lang='DE'"), env=hub.env)
     assert "ConnectionError: cannot fetch openGPT-X/hellaswagx (DE)" in done.stdout
+
+
+def test_an_unreachable_hub_is_named():
+    code = "from babygpt.hellaswag import load_hellaswag; load_hellaswag('hellaswagx')"
+    done = python("-c", code, env={"HF_ENDPOINT": "http://127.0.0.1:9", "HF_HUB_DISABLE_TELEMETRY": "1"})
+    assert done.returncode != 0 and "ConnectionError: cannot fetch openGPT-X/hellaswagx (PL) from http://127.0.0.1:9" in done.stdout
+    assert "use the items 'embedded'" in done.stdout

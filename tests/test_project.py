@@ -54,6 +54,14 @@ def test_readme_links_lead_somewhere():
     assert local and all((ROOT / link).exists() for link in local)
 
 
+def test_the_table_of_mistakes_names_tests_that_exist():
+    rows = re.findall(r"^\| (\d+) \|.*$", readme := (ROOT / "README.md").read_text(encoding="utf-8"), re.M)
+    assert rows == [str(i) for i in range(1, 14)]
+    for line in (line for line in readme.splitlines() if re.match(r"\| \d+ \|", line)):
+        file, test = re.search(r"`(test_\w+)\.(test_\w+)`", line).groups()
+        assert f"def {test}(" in (ROOT / f"tests/{file}.py").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("path", sorted((ROOT / "nbs").glob("*.ipynb")), ids=lambda p: p.stem)
 def test_notebook_is_executed_small_and_without_errors(path):
     nb = json.loads(path.read_text(encoding="utf-8"))

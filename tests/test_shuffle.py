@@ -108,3 +108,20 @@ def test_batches_from_a_token_file_are_checked(tmp_path, gpt2, polish):
     tf.path.write_bytes(data)
     with pytest.raises(ValueError, match="does not match its checksum"):
         Lanes(TokenFile(tmp_path, "train"), chunks, rows=1, block_size=64, seed=0).batch(0)
+
+
+def test_a_batch_is_read_in_slices_not_token_by_token():
+    class Counted:
+        def __init__(self, tokens):
+            self.tokens, self.reads = tokens, 0
+
+        def __getitem__(self, key):
+            assert isinstance(key, slice)
+            self.reads += 1
+            return self.tokens[key]
+
+    tokens = Counted(np.arange(100_000, dtype=np.uint16))
+    ln = Lanes(tokens, chunks_of(np.full(20, 5_000)), n_lanes=8, rows=4, block_size=64, seed=0)
+    for step in range(ln.steps_per_epoch):
+        ln.batch(step)
+    assert tokens.reads <= ln.steps_per_epoch * 8 + 2 * 20  # one a lane and step, one more where a chunk ends

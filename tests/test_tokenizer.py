@@ -2,6 +2,7 @@ import hashlib
 import math
 import shutil
 from functools import cache
+from html.parser import HTMLParser
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from babygpt.corpus import load_parallel
-from babygpt.tokenizer import bits_per_byte, get_tokenizer, inflation, save_tokenizer, token_bytes, tokenizer_sha256, train_bpe
+from babygpt.tokenizer import bits_per_byte, get_tokenizer, inflation, save_tokenizer, show_tokens, token_bytes, tokenizer_sha256, train_bpe
 
 TEXTS = st.text(st.one_of(st.characters(codec="utf-8"), st.sampled_from("aąbcćdeęłńóśźż AĄ\n\t.,'–„”0123 ")), max_size=200)
 
@@ -179,3 +180,52 @@ def test_bytes_per_token_of_real_polish(gpt2):
     texts = pq.read_table(path)["text"].to_pylist()
     found = inflation([(t, t) for t in texts], gpt2)
     assert found.premium == 1 and 1.9 < found.bytes_per_token < 2.4
+
+
+class Spans(HTMLParser):
+    """The titles of a view's tokens, and its text as a reader sees it."""
+
+    def __init__(self, html):
+        super().__init__()
+        self.titles, self.text, self.open = [], "", []
+        self.feed(html)
+        self.close()
+
+    def handle_starttag(self, tag, attrs):
+        if tag == "br":
+            return
+        self.open.append((tag, dict(attrs)))
+        self.titles += [dict(attrs)["title"]] if "title" in dict(attrs) else []
+
+    def handle_endtag(self, tag):
+        assert self.open.pop()[0] == tag
+
+    def handle_data(self, data):
+        if self.open[-1][0] == "span" and "title" in self.open[-1][1]:
+            self.text += data
+
+
+@settings(max_examples=200)
+@given(TEXTS)
+def test_show_tokens_shows_every_letter_and_every_token(bpe, text):
+    for enc in (get_cached("gpt2:1000"), bpe):
+        ids = enc.encode_ordinary(text)
+        ((_, pieces),) = show_tokens(text, enc).rows
+        assert "".join(t for t, _ in pieces) == text and [i for _, run in pieces for i in run] == ids
+        for _, run in pieces:  # no shorter run would hold whole letters
+            for k in range(1, len(run)):
+                with pytest.raises(UnicodeDecodeError):
+                    b"".join(enc.decode_tokens_bytes(run[:k])).decode()
+        seen = Spans(show_tokens(text, enc)._repr_html_())
+        shown = [tuple(part.split(" (")) for title in seen.titles for part in title.split(" + ")]
+        assert [int(i) for i, _ in shown] == ids and [bytes.fromhex(b.rstrip(")")) for _, b in shown] == enc.decode_tokens_bytes(ids)
+        assert not seen.open
+        digits = "".join(c for c in seen.text if c != "↵")
+        assert digits == text.replace("↵", "").replace("\n", "")
+
+
+def test_show_tokens_side_by_side_and_without_html(gpt2):
+    view = show_tokens("żółw", gpt2, get_cached("whisper"))
+    assert [line.split(":")[0] for line in repr(view).splitlines()] == ["gpt2 (5)", "whisper (3)"]
+    assert repr(view).splitlines()[0] == "gpt2 (5): ż⟨2⟩|ó|ł|w"
+    assert view._repr_html_().count("<tr>") == 2 and "<script" not in view._repr_html_() and "<style" not in view._repr_html_()

@@ -339,6 +339,27 @@ def test_bfloat16_autocast_learns_too(tiny):
     assert weights(tiny.run_dir, 40)["wte.weight"].dtype == torch.float32
 
 
+def test_the_gradients_size_does_not_depend_on_the_precision(tiny):
+    """No scaler stands between the loss and the clip: bfloat16 has float32's range."""
+    norms = []
+    for dtype in ("float32", "bfloat16"):
+        train(replace(tiny, dtype=dtype, max_steps=1, run_dir=f"{tiny.run_dir}-{dtype}", modes="train"))
+        norms.append(read_metrics(f"{tiny.run_dir}-{dtype}")[1]["grad_norm"])
+    assert norms[1] == pytest.approx(norms[0], rel=0.05)
+
+
+def test_the_clock_waits_for_the_device(tiny, monkeypatch):
+    run = object.__new__(bt._Run)
+    run.device = torch.device("cuda")
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: time.sleep(0.2))
+    began = time.perf_counter()
+    assert run.clock() - began >= 0.2
+    ticks = iter(range(0, 100, 2))  # and the speed is what this clock says: two seconds a step
+    monkeypatch.setattr(bt._Run, "clock", lambda self: next(ticks))
+    train(replace(tiny, modes="train"))
+    assert [m["tok_per_s"] for m in read_metrics(tiny.run_dir)[1:]] == [tiny.tokens_per_step / 2] * 6
+
+
 def test_it_prepares_only_the_tokens_it_needs(tiny, tmp_path):
     cfg = replace(tiny, data_dir=str(tmp_path / "own"), val_tokens=300)
     train(cfg)
