@@ -313,7 +313,7 @@ def _scan(tokens: np.ndarray, enc: tiktoken.Encoding, path: Path) -> Iterator[tu
             ends = np.append(ends, len(tokens))
         yield ids, ends
 
-
+# %% ../nbs/02_chunk.ipynb #eadfd67c
 def index_tokens(
     dir: str | Path,  # the folder with `<split>.bin`: bare ids, as nanoGPT and datatrove (.ds) write them
     split: str,  # its name

@@ -63,7 +63,7 @@ def _fetch(lang: str) -> Path:
             "Check the network and HF_ENDPOINT, or use the items 'embedded', which need neither."
         ) from e
 
-
+# %% ../nbs/06_hellaswag.ipynb #1bc8f3a1
 def load_hellaswag(
     name_or_path: str,  # "hellaswagx", "embedded", or a JSONL file
     lang: str = "PL",  # of hellaswagx: the language code in its file names
@@ -126,7 +126,7 @@ def _packed(rows: list[tuple[list[int], list[int]]], which: list[int], longest: 
             scored[j, max(1, len(row) - len(rows[i][1])) : len(row)] = True
         yield batch, ids, scored
 
-
+# %% ../nbs/06_hellaswag.ipynb #e55b7a8c
 @torch.inference_mode()
 def _logliks(model: GPT, rows: list[tuple[list[int], list[int]]], batch_tokens: int) -> torch.Tensor:
     "Log-likelihood of each row's ending after its context, in nats: float64 (len(rows),). This rank's share of rows, summed over ranks."
@@ -189,7 +189,7 @@ def score(
     loglik = _logliks(model, rows, batch_tokens).view(-1, 4).numpy()
     return _compare(items, texts, np.array([len(b) for _, b in rows]).reshape(-1, 4), loglik, style)
 
-
+# %% ../nbs/06_hellaswag.ipynb #12709434
 def _compare(items: Sequence[dict], texts: list[tuple[str, list[str]]], n_tokens: np.ndarray, loglik: np.ndarray, style: str) -> Scores:
     "Choose an ending under each metric, and count. n_tokens and loglik: (items, 4)."
 

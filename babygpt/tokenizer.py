@@ -111,15 +111,16 @@ _COLOURS = ("#cfe3f7", "#fbe0c3", "#d5efcf", "#f3d3e4")
 
 
 def _piece_html(text: str, run: list[int], n_before: int, enc: tiktoken.Encoding) -> str:
+    "A piece in the colours of its tokens, of which `n_before` came before; ids and bytes in the title."
     colours = [_COLOURS[(n_before + k) % len(_COLOURS)] for k in range(len(run))]
     stops = ",".join(f"{c} {100 * k / len(run):.0f}% {100 * (k + 1) / len(run):.0f}%" for k, c in enumerate(colours))
-    style = f"background:{f'linear-gradient(90deg,{stops})' if len(run) > 1 else colours[0]};color:#111;border-right:1px solid #777;print-color-adjust:exact"
+    style = f"background:{f'linear-gradient(90deg,{stops})' if len(run) > 1 else colours[0]};color:#111;border-right:1px solid #777;padding:2px 1px;print-color-adjust:exact"
     title = " + ".join(f"{i} ({enc.decode_single_token_bytes(i).hex(' ')})" for i in run)
     shared = f"<sup>{len(run)}</sup>" if len(run) > 1 else ""
     shown = html.escape(text).replace("\n", "↵<br>")
     return f'<span title="{title}" style="{style}">{shown}{shared}</span>'
 
-
+# %% ../nbs/01_tokenizer.ipynb #28741a6e
 @dataclass(frozen=True)
 class TokenView:
     """A text in the tokens of some encodings: HTML in a notebook, bars between tokens elsewhere. Made by `show_tokens`."""

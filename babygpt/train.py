@@ -266,7 +266,7 @@ def _save_checkpoint(run_dir: Path, model: GPT, optimizer: torch.optim.Optimizer
     for old in _checkpoints(run_dir)[:-keep]:
         shutil.rmtree(old)
 
-
+# %% ../nbs/05_train.ipynb #29434572
 def _load_checkpoint(path: Path, model: GPT, optimizer: torch.optim.Optimizer, enc: tiktoken.Encoding) -> int:
     "Put a checkpoint's weights, moments and RNG back; give its step."
     state = json.loads((path / "state.json").read_text(encoding="utf-8"))
@@ -382,7 +382,7 @@ def _make_lanes(cfg: TrainConfig, tokens: TokenFile, quiet: bool) -> Lanes:
         chunks = find_chunks(tokens.tokens[: _tokens_needed(cfg, tokens)], cfg.chunk_size, tokens.eot, cfg.window)
     return Lanes(tokens, chunks, cfg.n_lanes, rows=cfg.rows, block_size=cfg.block_size, seed=cfg.seed)
 
-
+# %% ../nbs/05_train.ipynb #2ff27604
 class _Run:
     """What a process of a run holds; `train` makes one and lets it go."""
 
@@ -499,7 +499,7 @@ def _recorder(run: _Run) -> Iterator[Callable[[dict], None]]:
 
         yield record
 
-
+# %% ../nbs/05_train.ipynb #2f7b7f11
 def _line(m: dict, cfg: TrainConfig) -> str:
     "A line of the log for people."
     parts = [f"step {m['step']:{len(str(cfg.max_steps))}}/{cfg.max_steps}"]
@@ -517,8 +517,9 @@ def _heading(run: _Run) -> str:
         f"{cfg.max_steps / run.lanes.steps_per_epoch:.1f} epochs; {run.world} × {run.device.type}, {cfg.dtype}" + (f"; goes on from step {run.step}" if run.step else "")
     )
 
-
+# %% ../nbs/05_train.ipynb #06ffdb6a
 def _summary(run: _Run) -> dict:
+    "A run in numbers, from its metrics."
     metrics = read_metrics(run.dir)
     steps = [m for m in metrics if "loss" in m]
     looked = [m for m in metrics if "val_bpb" in m]
@@ -538,7 +539,7 @@ def _check_lanes(cfg: TrainConfig, world: int) -> None:
     if cfg.n_lanes % world:
         raise ValueError(f"{world} processes cannot share {cfg.n_lanes} lanes evenly: use a number that divides n_lanes")
 
-
+# %% ../nbs/05_train.ipynb #dd928a77
 def train(cfg: TrainConfig) -> dict:
     """Train, validate, evaluate and sample as `cfg.modes` says; give a summary of the run, the same on every rank.
 
@@ -574,7 +575,7 @@ def _worker(cfg: dict, threads: int) -> dict:
     torch.set_num_threads(threads)
     return train(TrainConfig(**cfg))
 
-
+# %% ../nbs/05_train.ipynb #4134a1b3
 def launch(
     cfg: TrainConfig,
     nproc: int | None = None,  # processes on this machine (default: cfg.nproc)
@@ -610,7 +611,7 @@ def _flag(kind):
         return lambda s: {"true": True, "1": True, "false": False, "0": False}[s.lower()]
     return kind if kind in (int, float) else str
 
-
+# %% ../nbs/05_train.ipynb #23966beb
 def main(argv: Sequence[str] | None = None) -> dict:
     """The command line: a flag for every field of `TrainConfig`, on top of `--preset`."""
     parser = argparse.ArgumentParser(prog="python -m babygpt.train", argument_default=argparse.SUPPRESS)
