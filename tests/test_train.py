@@ -11,7 +11,7 @@ from dataclasses import asdict, fields, replace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT, python
+from conftest import ROOT
 from safetensors.torch import load_file
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
