@@ -20,6 +20,7 @@ import torch
 import torch.distributed as dist
 from torch.nn import functional as F
 
+from .corpus import bajki_items
 from .model import GPT
 
 # %% ../nbs/06_hellaswag.ipynb #e271264b
@@ -65,21 +66,23 @@ def _fetch(lang: str) -> Path:
 
 # %% ../nbs/06_hellaswag.ipynb #1bc8f3a1
 def load_hellaswag(
-    name_or_path: str,  # "hellaswagx", "embedded", or a JSONL file
+    name_or_path: str,  # "hellaswagx", "bajki", "embedded", or a JSONL file
     lang: str = "PL",  # of hellaswagx: the language code in its file names
 ) -> list[dict]:
     """Items with HellaSwag's fields (`ctx`, four `endings`, `label` "0" to "3", …).
 
-    "hellaswagx" is the validation file of openGPT-X/hellaswagx, fetched from the Hub (`HF_ENDPOINT` is respected).
+    "bajki" are questions about made stories (`babygpt.corpus.bajki_items`). "hellaswagx" is the validation file of openGPT-X/hellaswagx, fetched from the Hub (`HF_ENDPOINT` is respected).
     Raises ConnectionError when the Hub has no answer, FileNotFoundError, and ValueError naming a line that is no item.
     """
+    if name_or_path == "bajki":
+        return bajki_items()
     path = Path(name_or_path)
     if name_or_path == "embedded":
         path = files("babygpt").joinpath("data/hellaswag_embedded_PL.jsonl")
     elif name_or_path == "hellaswagx":
         path = _fetch(lang)
     elif not path.is_file():
-        raise FileNotFoundError(f"no HellaSwag items {str(name_or_path)!r}: expected 'hellaswagx', 'embedded' or a JSONL file")
+        raise FileNotFoundError(f"no HellaSwag items {str(name_or_path)!r}: expected 'hellaswagx', 'bajki', 'embedded' or a JSONL file")
     try:
         return _parse_items(path.read_text(encoding="utf-8"), path)
     except UnicodeDecodeError as e:

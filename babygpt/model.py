@@ -74,12 +74,15 @@ class _Attention(nn.Module):
         self.cfg, self.layer = cfg, layer
         self.c_attn = nn.Linear(cfg.n_embd, 3 * cfg.n_embd, bias=cfg.bias)
         self.c_proj = nn.Linear(cfg.n_embd, cfg.n_embd, bias=cfg.bias)
+        if cfg.qk_norm:  # with a gain per head: among vectors of equal length alone, no softmax could pick one position of many
+            self.qk_gain = nn.Parameter(torch.ones(cfg.n_head))
 
     def forward(self, x: torch.Tensor, rope: tuple | None, cache: KVCache | None) -> torch.Tensor:
         B, T, C = x.shape
         q, k, v = (t.view(B, T, self.cfg.n_head, -1).transpose(1, 2) for t in self.c_attn(x).split(C, dim=2))
         if self.cfg.qk_norm:
-            q, k = F.rms_norm(q, q.shape[-1:]), F.rms_norm(k, k.shape[-1:])
+            q, k = (F.rms_norm(t, t.shape[-1:]) for t in (q, k))
+            q = q * self.qk_gain.type_as(q)[:, None, None]
         if rope is not None:
             q, k = _rotate(q, *rope), _rotate(k, *rope)
         past = 0 if cache is None else cache.n

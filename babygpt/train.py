@@ -50,44 +50,44 @@ class TrainConfig:
 
     preset: str = "laptop"  # what it began from; names the run
     # data
-    corpus: str = "embedded"  # as in `load_corpus`; a path without {split} is divided by `hold_out`
+    corpus: str = "bajki"  # as in `load_corpus`; a path without {split} is divided by `hold_out`
     revision: str | None = None  # of a corpus on the Hub: commit, tag or branch
-    tokenizer: str = "bpe:512"  # as in `get_tokenizer`, or "bpe:SIZE": trained on the corpus and kept with its tokens
-    hellaswag: str = "embedded"  # as in `load_hellaswag`
-    chunk_size: int = 4_000  # tokens; see `find_chunks`
+    tokenizer: str = "bpe:2048"  # as in `get_tokenizer`, or "bpe:SIZE": trained on the corpus and kept with its tokens
+    hellaswag: str = "bajki"  # as in `load_hellaswag`
+    chunk_size: int = 50_000  # tokens; see `find_chunks`
     window: int = 2_000  # tokens around a cut
     # model, see GPTConfig
     n_layer: int = 4
-    n_head: int = 4
-    n_embd: int = 128
-    block_size: int = 128
-    pos: str = "learned"
-    act: str = "gelu"
-    qk_norm: bool = False
+    n_head: int = 3
+    n_embd: int = 96
+    block_size: int = 256
+    pos: str = "rope"
+    act: str = "relu2"
+    qk_norm: bool = True
     bias: bool = True
     # batch
     n_lanes: int = 8  # parallel streams of text; the number of processes divides it
-    rows: int = 2  # per lane and step: n_lanes · rows · block_size tokens a step
+    rows: int = 1  # per lane and step: n_lanes · rows · block_size tokens a step
     micro_batch: int = 8  # rows in one forward pass of one process: the knob for memory
     # optimisation
-    max_steps: int = 160
-    warmup_steps: int = 20
-    lr: float = 2e-3  # at the end of the warm-up
-    min_lr: float = 2e-4  # at the end of the cosine
+    max_steps: int = 1_800
+    warmup_steps: int = 50
+    lr: float = 4e-3  # at the end of the warm-up
+    min_lr: float = 4e-4  # at the end of the cosine
     weight_decay: float = 0.1  # on matrices and embeddings; not on biases and layer norms
     beta1: float = 0.9
     beta2: float = 0.95
     grad_clip: float = 1.0  # largest norm of the gradient
     seed: int = 1337
     # what is looked at while it trains: steps between, 0 for never
-    val_every: int = 16
+    val_every: int = 100
     val_tokens: int = 20_000  # held-out tokens, the same ones every time
-    hellaswag_every: int = 80
+    hellaswag_every: int = 0
     hellaswag_style: str = "seed"
-    sample_every: int = 40
-    sample_tokens: int = 60
-    prompt: str = "Dzień dobry"  # one sample begins with it, one with nothing
-    checkpoint_every: int = 40
+    sample_every: int = 450
+    sample_tokens: int = 250
+    prompt: str = "Pewnego dnia"  # one sample begins with it, one with nothing
+    checkpoint_every: int = 450
     keep_checkpoints: int = 2
     # where and how
     modes: str = "train,validate,evaluate,sample"  # any of them; without train, on the last checkpoint
@@ -124,7 +124,7 @@ PRESETS = {
     "laptop": TrainConfig(),
     "a40x8": TrainConfig(
         preset="a40x8", corpus="fineweb2", tokenizer="gpt2", hellaswag="hellaswagx", chunk_size=1_000_000, window=20_000,
-        n_layer=12, n_head=12, n_embd=768, block_size=1024, rows=64, micro_batch=32,
+        n_layer=12, n_head=12, n_embd=768, block_size=1024, pos="learned", act="gelu", qk_norm=False, rows=64, micro_batch=32,
         max_steps=10_000, warmup_steps=1_000, lr=6e-4, min_lr=6e-5, val_every=300, val_tokens=10_485_760,
         hellaswag_every=1_000, sample_every=500, checkpoint_every=500, dtype="bfloat16", compile=True, nproc=8,
     ),  # fmt: skip
@@ -190,19 +190,19 @@ def _accumulate(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, micro_
     return total
 
 # %% ../nbs/05_train.ipynb #cf3a4b51
-_BPE_BYTES = 100_000_000  # text that a tokenizer is trained on: more changes little
+_BPE_BYTES = 5_000  # of text for each id of a tokenizer that is trained: more changes little
 
 
 def _prepare(cfg: TrainConfig) -> tuple[tiktoken.Encoding, TokenFile, TokenFile]:
     "Tokenizer, training and held-out tokens; what is missing on the disk is made first."
     dir = _data_dir(cfg)
-    if cfg.corpus in ("embedded", "fineweb2") or "{split}" in cfg.corpus:
+    if cfg.corpus in ("bajki", "embedded", "fineweb2") or "{split}" in cfg.corpus:
         corpora = [load_corpus(cfg.corpus, split, revision=cfg.revision) for split in ("train", "test")]
     else:
         corpora = hold_out(load_corpus(cfg.corpus))
     if cfg.tokenizer.startswith("bpe:"):
         if not (dir / "tokenizer" / "ranks.tiktoken").exists():
-            texts = (d["text"] for d in replace(corpora[0], limit_bytes=_BPE_BYTES))
+            texts = (d["text"] for d in replace(corpora[0], limit_bytes=_BPE_BYTES * int(cfg.tokenizer[4:])))
             bar = tqdm(texts, desc=f"training {cfg.tokenizer}", unit=" docs", delay=2)
             save_tokenizer(train_bpe(bar, int(cfg.tokenizer[4:])), dir / "tokenizer")
         enc = get_tokenizer(str(dir / "tokenizer"))

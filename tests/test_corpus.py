@@ -100,7 +100,7 @@ def test_unknown_names_and_splits():
 def test_embedded_splits_are_disjoint_and_complete():
     train, test = ([d["id"] for d in load_corpus("embedded", s)] for s in ("train", "test"))
     pairs = load_parallel()
-    assert len(train) >= 24 and len(set(train) | set(test)) == len(train) + len(test) == len(pairs)
+    assert len(train) == 56 and len(set(train) | set(test)) == len(train) + len(test) == len(pairs)
     assert {d["register"] for d in load_corpus("embedded", "test")} == {p.register for p in pairs}
 
 

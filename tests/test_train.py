@@ -31,6 +31,7 @@ def data(tmp_path_factory):
 def tiny(data, tmp_path):
     """A run of seconds that does everything: 4 lanes · 2 rows, so 1, 2 and 4 processes can share it."""
     return TrainConfig(
+        corpus="embedded", hellaswag="embedded", pos="learned", act="gelu", qk_norm=False,
         tokenizer="bpe:400", n_layer=2, n_head=2, n_embd=32, block_size=32, n_lanes=4, rows=2, micro_batch=8, chunk_size=500, window=400,
         max_steps=6, warmup_steps=2, lr=1e-2, min_lr=1e-3, val_every=3, val_tokens=2_000, hellaswag_every=0, sample_every=0, checkpoint_every=2,
         modes="train,validate", nproc=1, run_dir=str(tmp_path / "run"), data_dir=data,
@@ -122,6 +123,7 @@ def one_big_batch(cfg, steps):
 @pytest.fixture(scope="module")
 def reference(data):
     cfg = TrainConfig(
+        corpus="embedded", pos="learned", act="gelu", qk_norm=False,
         tokenizer="bpe:400", n_layer=2, n_head=2, n_embd=32, block_size=32, n_lanes=4, rows=2, chunk_size=500, window=400,
         max_steps=6, warmup_steps=2, lr=1e-2, min_lr=1e-3, val_tokens=2_000, data_dir=data,
     )  # fmt: skip
@@ -433,7 +435,7 @@ def open_files(pid):
 
 
 def test_papermill_really_sets_the_parameters(tmp_path):
-    given = dict(tokenizer="gpt2:300", n_layer=1, n_embd=32, block_size=16, rows=1, max_steps=3, warmup_steps=1, nproc=1, run_dir=str(tmp_path / "pm"), data_dir=str(tmp_path / "d"))
+    given = dict(corpus="embedded", hellaswag="embedded", tokenizer="gpt2:300", n_layer=1, n_embd=32, block_size=16, rows=1, max_steps=3, warmup_steps=1, nproc=1, run_dir=str(tmp_path / "pm"), data_dir=str(tmp_path / "d"))
     flags = [str(a) for k, v in given.items() for a in ("-p", k, v)]
     env = {k: v for k, v in os.environ.items() if k != "PYTEST_CURRENT_TEST"}  # with it, a kernel does not show what its child processes print
     papermill = [sys.executable, "-m", "papermill", "--no-progress-bar", "nbs/05_train.ipynb", tmp_path / "out.ipynb", *flags]
