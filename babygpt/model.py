@@ -26,7 +26,7 @@ class GPTConfig:
     n_embd: int = 768  # width of the residual stream
     pos: str = "learned"  # "learned": a table of positions (GPT-2); "rope": rotated queries and keys (Su et al. 2021)
     act: str = "gelu"  # "gelu": tanh approximation (GPT-2); "relu2": squared ReLU (So et al. 2021)
-    qk_norm: bool = False  # RMS-normalise queries and keys in every head (Henry et al. 2020; Dehghani et al. 2023)
+    qk_norm: bool = False  # RMS-normalise queries and keys in every head, with a gain per head (Henry et al. 2020; Dehghani et al. 2023)
     bias: bool = True  # in the linear layers and layer norms
 
     def __post_init__(self):
