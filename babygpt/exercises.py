@@ -684,3 +684,119 @@ def _():
         "takes p for the variance of one item: it is p · (1 - p)": lambda k, n, p: (k - n * p) / math.sqrt(n * p),
     }
 
+
+
+# ---- 07: sampling
+
+
+def _temperature_cases():
+    yield torch.tensor([0.0, 2.0, 1.0]), 1.0
+    yield torch.tensor([0.0, 2.0, 1.0]), 0.5
+    yield torch.tensor([0.0, 2.0, 1.0]), 0.0
+    rng = torch.Generator().manual_seed(0)
+    for temperature in (0.1, 0.7, 1.5, 5.0, 0.0):
+        yield 3 * torch.randn(20, generator=rng), temperature
+
+
+@_exercise("07.1", _temperature_cases)
+def _():
+    def coldest(logits):
+        probs = torch.zeros(len(logits))
+        probs[logits.argmax()] = 1.0
+        return probs
+
+    def with_zero(warm):
+        return lambda logits, t: warm(logits, t) if t else coldest(logits)
+
+    return with_zero(lambda x, t: (x / t).softmax(-1)), {
+        "multiplies: a temperature below 1 must sharpen": with_zero(lambda x, t: (x * t).softmax(-1)),
+        "divides probabilities, not logits: they no longer sum to 1": with_zero(lambda x, t: x.softmax(-1) / t),
+        "divides probabilities and makes them sum to 1 again, which gives back what was there": with_zero(lambda x, t: x.softmax(-1)),
+        "divides by zero: a temperature of 0 means the likeliest token": lambda x, t: (x / t).softmax(-1),
+        "gives a flat distribution at 0: it is the other end, all on the largest": lambda x, t: (x / t).softmax(-1) if t else torch.ones(len(x)) / len(x),
+    }
+
+
+def _nucleus_cases():
+    yield torch.tensor([0.1, 0.6, 0.3]), 0.5
+    yield torch.tensor([0.1, 0.6, 0.3]), 0.7
+    yield torch.tensor([0.125, 0.5, 0.375]), 0.5
+    yield torch.tensor([0.125, 0.5, 0.375]), 1.0
+    rng = torch.Generator().manual_seed(0)
+    for p in (0.05, 0.3, 0.8, 0.95, 0.99):
+        yield (2 * torch.randn(30, generator=rng)).softmax(-1), p
+
+
+@_exercise("07.2", _nucleus_cases)
+def _():
+    def by(keep, descending=True):
+        def f(probs, p):
+            kept, total = [], 0.0
+            for i in sorted(range(len(probs)), key=lambda i: float(probs[i]), reverse=descending):
+                if not keep(total, float(probs[i]), p):
+                    break
+                kept.append(i)
+                total += float(probs[i])
+            return kept
+
+        return f
+
+    spec = by(lambda before, own, p: before < p - 1e-6)
+    return spec, {
+        "stops one too early: the token that takes the sum to p belongs to it": by(lambda before, own, p: before + own <= p + 1e-6),
+        "stops one too late: where the sum is p already, the next is left out": by(lambda before, own, p: before <= p + 1e-6),
+        "keeps tokens that are likelier than p each: it is their sum that counts": lambda x, p: [i for i in np.argsort(-x.numpy()).tolist() if x[i] >= p],
+        "begins with the least likely": by(lambda before, own, p: before < p - 1e-6, descending=False),
+        "gives places in the sorted order, not ids": lambda x, p: list(range(len(spec(x, p)))),
+        "gives the ids in their own order, not the likeliest first": lambda x, p: sorted(spec(x, p)),
+    }
+
+
+def _cache_cases():
+    yield 1, 1, 1, 1, 1, 1
+    yield 12, 12, 768, 1, 1024, 2
+    yield 12, 12, 768, 4, 1024, 4
+    yield 4, 3, 96, 2, 256, 4
+    yield 48, 25, 1600, 8, 1024, 2
+
+
+@_exercise("07.3", _cache_cases)
+def _():
+    def spec(n_layer, n_head, n_embd, batch, length, itemsize):
+        keys = n_layer * batch * n_head * length * (n_embd // n_head)
+        return (keys + keys) * itemsize
+
+    return spec, {
+        "counts keys or values: both are kept": lambda *a: spec(*a) // 2,
+        "multiplies by the heads: they share the width among them": lambda n, h, *a: spec(n, h, *a) * h,
+        "counts one layer: each has its own": lambda n, *a: spec(1, *a),
+        "counts numbers, not bytes": lambda *a: spec(*a) // a[-1],
+        "counts one text of the batch": lambda n, h, d, b, t, size: spec(n, h, d, 1, t, size),
+        "counts scores (length × length): they are not kept": lambda n, h, d, b, t, size: n * h * b * t * t * size,
+    }
+
+
+def _letter_cases():
+    yield ["kot".encode()]
+    yield ["ł".encode()[:1], "ł".encode()[1:]]
+    yield ["ł".encode()[:1]]
+    yield [b"a" + "ś".encode()[:1], "ś".encode()[1:] + b"b"]
+    rng, data = np.random.default_rng(0), "Zażółć „gęślą” 🦌 jaźń".encode()
+    for _ in range(12):
+        cuts = [0, *sorted(rng.integers(0, len(data), size=rng.integers(1, 12)).tolist()), len(data)]
+        yield [data[a:b] for a, b in zip(cuts, cuts[1:])]
+
+
+@_exercise("07.4", lambda: ((pieces,) for pieces in _letter_cases()))
+def _():
+    def spec(pieces):
+        shown = [b"".join(pieces[:n]).decode(errors="ignore") for n in range(len(pieces) + 1)]
+        return [after[len(before) :] for before, after in zip(shown, shown[1:])]
+
+    return spec, {
+        "shows � for half a letter: keep the half until the rest has come": lambda pieces: [p.decode(errors="replace") for p in pieces],
+        "drops letters that come in halves: keep the first half": lambda pieces: [p.decode(errors="ignore") for p in pieces],
+        "raises an error at half a letter": lambda pieces: [p.decode() for p in pieces],
+        "gives all that was said so far each time: asked for is what is new": lambda pieces: [b"".join(pieces[: n + 1]).decode(errors="ignore") for n in range(len(pieces))],
+        "takes every byte for a letter: that is Latin-1": lambda pieces: [p.decode("latin-1") for p in pieces],
+    }

@@ -18,7 +18,6 @@ import numpy as np
 import tiktoken
 import torch
 import torch.distributed as dist
-from torch.nn import functional as F
 
 from .corpus import bajki_items
 from .model import GPT
@@ -114,38 +113,81 @@ def _encode(enc: tiktoken.Encoding, ctx: str, ending: str, style: str) -> tuple[
     return a or [enc.eot_token], b
 
 # %% ../nbs/06_hellaswag.ipynb #4ccd58a8
-def _packed(rows: list[tuple[list[int], list[int]]], which: list[int], longest: int, batch_tokens: int) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor]]:
-    "Batches of the rows `which`, given longest first: (their numbers, ids (n, width), mask of the ending's tokens). A row too long loses the beginning of its context."
+@dataclass(frozen=True)
+class _Row:
+    """An item as one row of a batch: what its four sequences have in common, then the rest of each."""
+
+    ids: list[int]
+    pos: list[int]  # position of each id in its sequence
+    part: list[int]  # 0: in common; 1 to 4: of that sequence
+    column: list[int]  # where a scored token is predicted
+    target: list[int]  # the scored token
+    ending: list[int]  # the ending, 0 to 3, to which it belongs
+
+
+def _row(sequences: list[tuple[list[int], list[int]]], longest: int) -> _Row:
+    "Lay four (context, ending) in a row. A sequence of more than `longest` ids loses the beginning of its context."
+    whole = [(a + b)[-longest:] for a, b in sequences]
+    first = [max(1, len(ids) - len(b)) for ids, (_, b) in zip(whole, sequences)]  # of the ids that are scored
+    together = zip(*(ids[:-1] for ids in whole))  # a last id predicts nothing
+    n = next((i for i, ids in enumerate(together) if len(set(ids)) > 1), min(map(len, whole)) - 1)
+    row = _Row(whole[0][:n], list(range(n)), [0] * n, [], [], [])
+    for k, ids in enumerate(whole):
+        shift = len(row.ids) - n  # from a position after the common part to its column
+        row.ids.extend(ids[n:-1])
+        row.pos.extend(range(n, len(ids) - 1))
+        row.part.extend([k + 1] * (len(ids) - 1 - n))
+        row.column.extend(t if t < n else t + shift for t in range(first[k] - 1, len(ids) - 1))
+        row.target.extend(ids[first[k] :])
+        row.ending.extend([k] * (len(ids) - first[k]))
+    return row
+
+# %% ../nbs/06_hellaswag.ipynb #d3c456e9
+def _packed(rows: list[_Row], which: list[int], batch_tokens: int) -> Iterator[tuple[list[int], torch.Tensor, torch.Tensor, torch.Tensor]]:
+    "Batches of the rows `which`, given longest first: (their numbers; ids, pos and part, each (n, width)). Padding is of part −1."
     which = which[::-1]
     while which:
-        width, batch = min(longest, sum(map(len, rows[which[-1]]))), []
+        width, batch = len(rows[which[-1]].ids), []
         while which and (not batch or width * (len(batch) + 1) <= batch_tokens):
             batch.append(which.pop())
-        ids = torch.zeros(len(batch), width, dtype=torch.int64)
-        scored = torch.zeros(len(batch), width, dtype=torch.bool)
-        for j, i in enumerate(batch):
-            row = (rows[i][0] + rows[i][1])[-longest:]
-            ids[j, : len(row)] = torch.tensor(row)
-            scored[j, max(1, len(row) - len(rows[i][1])) : len(row)] = True
-        yield batch, ids, scored
+        fields = ([getattr(rows[i], f) + [fill] * (width - len(rows[i].ids)) for i in batch] for f, fill in (("ids", 0), ("pos", 0), ("part", -1)))
+        yield batch, *map(torch.tensor, fields)
 
-# %% ../nbs/06_hellaswag.ipynb #e55b7a8c
+# %% ../nbs/06_hellaswag.ipynb #2facb7ff
+_LOGITS = 2**24  # float32 logits held at a time: 64 MB
+
+
+def _token_logliks(model: GPT, hidden: torch.Tensor, place: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    "log p(target) at each `place`, a row of hidden (N, n_embd): float64, in nats."
+    out = torch.empty(len(place), dtype=torch.float64, device=hidden.device)
+    at, which = place.unique(return_inverse=True)  # the first tokens of four endings are predicted in one place
+    size = max(1, _LOGITS // model.cfg.vocab_size)
+    for i in range(0, len(at), size):
+        logp = model.logits(hidden[at[i : i + size]]).float().log_softmax(-1)
+        here = (which >= i) & (which < i + size)
+        out[here] = logp[which[here] - i, target[here]].double()
+    return out
+
+
 @torch.inference_mode()
-def _logliks(model: GPT, rows: list[tuple[list[int], list[int]]], batch_tokens: int) -> torch.Tensor:
-    "Log-likelihood of each row's ending after its context, in nats: float64 (len(rows),). This rank's share of rows, summed over ranks."
+def _logliks(model: GPT, sequences: list[list[tuple[list[int], list[int]]]], batch_tokens: int) -> torch.Tensor:
+    "Log-likelihood of each ending after its context, in nats: float64 (items, 4). This rank's share of items, summed over ranks."
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
     device = model.wte.weight.device
-    out = torch.zeros(len(rows), dtype=torch.float64, device=device)
-    longest_first = sorted(range(len(rows)), key=lambda i: (-len(rows[i][0]) - len(rows[i][1]), i))
-    for batch, ids, scored in _packed(rows, longest_first[rank::world], model.cfg.block_size + 1, batch_tokens):
-        ids, scored = ids.to(device), scored.to(device)
-        hidden = model.hidden(ids[:, :-1])[scored[:, 1:]]
-        nll = F.cross_entropy(model.logits(hidden).float(), ids[scored], reduction="none")
-        owner = torch.tensor(batch, device=device)[:, None].expand_as(scored)[scored]
-        out.index_add_(0, owner, -nll.double())
+    out = torch.zeros(4 * len(sequences), dtype=torch.float64, device=device)
+    rows = [_row(four, model.cfg.block_size + 1) for four in sequences]
+    longest_first = sorted(range(len(rows)), key=lambda i: (-len(rows[i].ids), i))
+    for batch, ids, pos, part in _packed(rows, longest_first[rank::world], batch_tokens):
+        ids, pos, part = ids.to(device), pos.to(device), part.to(device)
+        width = ids.shape[1]
+        mask = ((part[:, None] == 0) | (part[:, None] == part[:, :, None])).tril()
+        hidden = model.hidden(ids, pos=pos, mask=mask).flatten(0, 1)
+        scored = [(j * width + c, t, 4 * i + e) for j, i in enumerate(batch) for c, t, e in zip(rows[i].column, rows[i].target, rows[i].ending)]
+        place, target, owner = torch.tensor(scored, device=device).unbind(1)
+        out.index_add_(0, owner, _token_logliks(model, hidden, place, target))
     if world > 1:
         dist.all_reduce(out)
-    return out.cpu()
+    return out.view(-1, 4).cpu()
 
 # %% ../nbs/06_hellaswag.ipynb #48779a13
 def _wilson(k: int, n: int, z: float = 1.96) -> tuple[float, float]:
@@ -188,9 +230,9 @@ def score(
     if enc.n_vocab > model.cfg.vocab_size:
         raise ValueError(f"tokenizer {enc.name} has {enc.n_vocab} ids, the model {model.cfg.vocab_size}: not the tokenizer it was trained with")
     texts = [_texts(item, style) for item in items]
-    rows = [_encode(enc, ctx, e, style) for ctx, endings in texts for e in endings]
-    loglik = _logliks(model, rows, batch_tokens).view(-1, 4).numpy()
-    return _compare(items, texts, np.array([len(b) for _, b in rows]).reshape(-1, 4), loglik, style)
+    sequences = [[_encode(enc, ctx, e, style) for e in endings] for ctx, endings in texts]
+    loglik = _logliks(model, sequences, batch_tokens).numpy()
+    return _compare(items, texts, np.array([[len(b) for _, b in four] for four in sequences]), loglik, style)
 
 # %% ../nbs/06_hellaswag.ipynb #12709434
 def _compare(items: Sequence[dict], texts: list[tuple[str, list[str]]], n_tokens: np.ndarray, loglik: np.ndarray, style: str) -> Scores:

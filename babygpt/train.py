@@ -37,9 +37,9 @@ from tqdm import tqdm
 
 from .chunk import TokenFile, find_chunks, write_tokens, write_whole
 from .corpus import hold_out, load_corpus
-from .generate import encode_prompt, generate
-from .hellaswag import load_hellaswag, score
-from .model import GPT, GPTConfig
+from .generate import stream
+from .hellaswag import Scores, load_hellaswag, score
+from .model import GPT, GPTConfig, hf_config
 from .shuffle import Lanes
 from .tokenizer import bits_per_byte, get_tokenizer, save_tokenizer, token_bytes, tokenizer_sha256, train_bpe
 
@@ -90,7 +90,7 @@ class TrainConfig:
     checkpoint_every: int = 450
     keep_checkpoints: int = 2
     # where and how
-    modes: str = "train,validate,evaluate,sample"  # any of them; without train, on the last checkpoint
+    modes: str = "train,validate,evaluate,sample"  # any of them, and "export"; without train, on the last checkpoint
     device: str = "auto"  # "auto": cuda where there is one, else cpu
     dtype: str = "float32"  # "float32", "bfloat16" (autocast; weights stay float32), "float64"
     compile: bool = False  # torch.compile
@@ -100,8 +100,8 @@ class TrainConfig:
     resume: str = "auto"  # "auto": go on from the last checkpoint; "never": refuse a folder that holds a run
 
     def __post_init__(self):
-        if bad := {m for m in self.modes.split(",")} - {"train", "validate", "evaluate", "sample"}:
-            raise ValueError(f"modes {self.modes!r}: unknown {', '.join(sorted(bad))}; any of train,validate,evaluate,sample")
+        if bad := {m for m in self.modes.split(",")} - {"train", "validate", "evaluate", "sample", "export"}:
+            raise ValueError(f"modes {self.modes!r}: unknown {', '.join(sorted(bad))}; any of train,validate,evaluate,sample,export")
         for field, allowed in (("resume", ("auto", "never")), ("dtype", ("float32", "bfloat16", "float64"))):
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field} {getattr(self, field)!r}: expected one of {', '.join(allowed)}")
@@ -367,11 +367,9 @@ def _memory_mb(device: torch.device) -> float:
 
 
 def _sample_text(model: GPT, enc: tiktoken.Encoding, prompt: str, n: int, seed: int) -> str:
-    "Continue a prompt by up to `n` tokens, or by one document where the model ends it sooner."
+    "A prompt and up to `n` tokens that continue it, fewer where the model ends the document sooner."
     device = model.wte.weight.device
-    ids = generate(model, torch.tensor([encode_prompt(enc, prompt)], device=device), n, temperature=0.8, top_k=50, generator=torch.Generator(device).manual_seed(seed))
-    new = ids[0, 1:].tolist()
-    return enc.decode(new[: new.index(enc.eot_token)] if enc.eot_token in new else new)
+    return prompt.rstrip(" ") + "".join(stream(model, enc, prompt, n, temperature=0.8, top_k=50, generator=torch.Generator(device).manual_seed(seed)))
 
 # %% ../nbs/05_train.ipynb #2e2ab541
 def _make_lanes(cfg: TrainConfig, tokens: TokenFile, quiet: bool) -> Lanes:
@@ -383,15 +381,24 @@ def _make_lanes(cfg: TrainConfig, tokens: TokenFile, quiet: bool) -> Lanes:
     return Lanes(tokens, chunks, cfg.n_lanes, rows=cfg.rows, block_size=cfg.block_size, seed=cfg.seed)
 
 # %% ../nbs/05_train.ipynb #2ff27604
+def _tokenizer_of(run_dir: Path) -> tiktoken.Encoding:
+    "That of a run's last checkpoint."
+    own, state = run_dir / "tokenizer", json.loads((_checkpoints(run_dir)[-1] / "state.json").read_text(encoding="utf-8"))
+    return get_tokenizer(str(own) if own.exists() else state["tokenizer"])
+
+# %% ../nbs/05_train.ipynb #896890ac
 class _Run:
     """What a process of a run holds; `train` makes one and lets it go."""
 
     def __init__(self, cfg: TrainConfig, device: torch.device, rank: int, world: int):
         self.cfg, self.device, self.rank, self.world = cfg, device, rank, world
         self.dir, self.modes = _run_dir(cfg), cfg.modes.split(",")
-        self.enc, self.train_tokens, self.val_tokens = _after_first(lambda: _prepare(cfg), rank, world)
-        self.lanes = _make_lanes(cfg, self.train_tokens, quiet=rank > 0)
-        self.items = load_hellaswag(cfg.hellaswag) if "evaluate" in self.modes else []
+        if {"train", "validate"} & set(self.modes):
+            self.enc, self.train_tokens, self.val_tokens = _after_first(lambda: _prepare(cfg), rank, world)
+            self.lanes = _make_lanes(cfg, self.train_tokens, quiet=rank > 0)
+        else:  # the rest needs no text
+            self.enc, self.lanes = _tokenizer_of(self.dir), None
+        self.items = load_hellaswag(cfg.hellaswag) if {"evaluate", "export"} & set(self.modes) else []
         torch.manual_seed(cfg.seed)
         self.model = GPT(cfg.model_config(self.enc.n_vocab)).to(device, torch.float64 if cfg.dtype == "float64" else torch.float32)
         self.optimizer, self.step = _optimizer(self.model, cfg), 0
@@ -511,11 +518,12 @@ def _line(m: dict, cfg: TrainConfig) -> str:
 # %% ../nbs/05_train.ipynb #7e86b141
 def _heading(run: _Run) -> str:
     "What is about to be trained, in a line."
-    n_params, tokens, cfg = sum(p.numel() for p in run.model.parameters()), run.train_tokens, run.cfg
-    return (
-        f"{_shown(run.dir)}: {n_params:,} parameters, {_tokens_needed(cfg, tokens):,} training tokens of {tokens.meta['bytes'] / len(tokens):.2f} bytes, "
-        f"{cfg.max_steps / run.lanes.steps_per_epoch:.1f} epochs; {run.world} × {run.device.type}, {cfg.dtype}" + (f"; goes on from step {run.step}" if run.step else "")
-    )
+    cfg, data = run.cfg, ""
+    if run.lanes:
+        tokens = run.train_tokens
+        data = f", {_tokens_needed(cfg, tokens):,} training tokens of {tokens.meta['bytes'] / len(tokens):.2f} bytes, {cfg.max_steps / run.lanes.steps_per_epoch:.1f} epochs"
+    n_params = sum(p.numel() for p in run.model.parameters())
+    return f"{_shown(run.dir)}: {n_params:,} parameters{data}; {run.world} × {run.device.type}, {cfg.dtype}" + (f"; at step {run.step}" if run.step else "")
 
 # %% ../nbs/05_train.ipynb #06ffdb6a
 def _summary(run: _Run) -> dict:
@@ -541,7 +549,7 @@ def _check_lanes(cfg: TrainConfig, world: int) -> None:
 
 # %% ../nbs/05_train.ipynb #dd928a77
 def train(cfg: TrainConfig) -> dict:
-    """Train, validate, evaluate and sample as `cfg.modes` says; give a summary of the run, the same on every rank.
+    """Train, validate, evaluate, sample and export as `cfg.modes` says; give a summary of the run, the same on every rank.
 
     Runs alike under plain Python, `torchrun` and `launch`. A run that was interrupted goes on from its last checkpoint; one
     that is finished is reported with `began_at` = `step`. Without "train", the last checkpoint is looked at, and what was
@@ -554,6 +562,8 @@ def train(cfg: TrainConfig) -> dict:
             raise ValueError(f"{run_dir} holds no checkpoint: modes {cfg.modes!r} need a trained model")
         saved = json.loads((run_dir / "config.json").read_text(encoding="utf-8"))
         cfg = replace(cfg, run_dir=str(run_dir), **{k: v for k, v in saved.items() if k not in _MAY_CHANGE})
+    if "export" in cfg.modes.split(","):
+        hf_config(cfg.model_config(1))  # what cannot be exported is told before it is trained
     device = _device(cfg)
     with _process_group(device) as (rank, world):
         _check_lanes(cfg, world)
@@ -566,6 +576,8 @@ def train(cfg: TrainConfig) -> dict:
         elif training:
             run.say(f"{_shown(run_dir)} is finished: nothing was trained. Choose another run_dir for a new run.")
         found = {} if training else _look(run, everything=True)
+        if "export" in run.modes:
+            found |= _export(run)
         if world > 1:
             dist.barrier()  # rank 0 has written what the summary reads
         return _summary(run) | found
@@ -641,8 +653,120 @@ def load_run(
         raise FileNotFoundError(f"{run_dir} holds no checkpoint: expected checkpoints/step_…; is it a run's folder?")
     cfg = TrainConfig(**json.loads(Path(run_dir, "config.json").read_text(encoding="utf-8")))
     state = json.loads((checkpoints[-1] / "state.json").read_text(encoding="utf-8"))
-    own = Path(run_dir, "tokenizer")
-    enc = get_tokenizer(str(own) if own.exists() else state["tokenizer"])
-    model = GPT(cfg.model_config(state["vocab_size"])).to(torch.float64 if cfg.dtype == "float64" else torch.float32)
+    model, enc = GPT(cfg.model_config(state["vocab_size"])), _tokenizer_of(Path(run_dir))
+    model = model.to(torch.float64 if cfg.dtype == "float64" else torch.float32)
     model.load_state_dict(load_file(checkpoints[-1] / "model.safetensors"))
     return model.to(device).eval(), enc
+
+# %% ../nbs/05_train.ipynb #da3f84d1
+_TASK = """task: {task}
+output_type: multiple_choice
+custom_dataset: !function utils.items
+validation_split: validation
+process_docs: !function utils.process_docs
+doc_to_text: "{{{{query}}}}"
+doc_to_target: "{{{{label}}}}"
+doc_to_choice: "choices"
+metric_list:
+  - metric: acc
+  - metric: acc_norm
+  - metric: acc_bytes
+"""
+
+_TASK_CODE = '''from pathlib import Path
+
+import datasets
+from lm_eval.tasks.hellaswag.utils import process_docs  # the harness' own text; the task reads it from here
+
+
+def items(**kwargs):
+    return datasets.load_dataset("json", data_files={"validation": str(Path(__file__).with_name("items.jsonl"))})
+'''
+
+
+def _write_task(dir: Path, task: str, items: Sequence[dict]) -> None:
+    "HellaSwag items as a task of lm-evaluation-harness, for its option --include_path."
+    dir.mkdir()
+    (dir / f"{task}.yaml").write_text(_TASK.format(task=task), encoding="utf-8")
+    (dir / "utils.py").write_text(_TASK_CODE, encoding="utf-8")
+    (dir / "items.jsonl").write_text("".join(json.dumps(item, ensure_ascii=False) + "\n" for item in items), encoding="utf-8")
+
+# %% ../nbs/05_train.ipynb #dc0aa762
+_CARD = """---
+language: pl
+library_name: transformers
+pipeline_tag: text-generation
+tags: [babygpt]
+---
+# {name}
+
+A GPT-2 with {n_params:,} parameters ({c.n_layer} layers, {c.n_head} heads, width {c.n_embd}, context {c.block_size} tokens), trained by
+the workbook babygpt on `{cfg.corpus}` for {step:,} steps of {cfg.tokens_per_step:,} tokens.
+Tokenizer `{tokenizer}`, {c.vocab_size:,} ids. It continues text as its corpus would, true or not; it was not taught to answer or to refuse.
+
+## Results
+
+| measured on | metric | |
+|---|---|---|
+{results}
+
+HellaSwag: items `{cfg.hellaswag}`, all {scores.n:,}, text and encoding of lm-evaluation-harness, 95 % intervals (Wilson); chance is 25 %.
+The same numbers, by the harness itself, from this folder:
+
+```bash
+lm_eval --model hf --model_args pretrained=. --include_path lm_eval --tasks {task} --device cpu --batch_size 16
+```
+
+## Use
+
+```python
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained(".")
+model = AutoModelForCausalLM.from_pretrained(".")
+ids = tokenizer("<|endoftext|>{cfg.prompt}", return_tensors="pt")  # a document begins with end-of-text
+print(tokenizer.decode(model.generate(**ids, max_new_tokens=100, do_sample=True, temperature=0.8, top_k=50)[0]))
+```
+
+## Training
+
+{settings}
+"""
+
+
+def _card(run: _Run, scores: Scores, task: str) -> str:
+    "The model card, from what the run has measured."
+    rows = [("held-out text", "bits per byte", f"{m['val_bpb']:.4f}") for m in read_metrics(run.dir) if "val_bpb" in m][-1:]
+    for metric in ("acc", "acc_norm", "acc_bytes"):
+        low, high = scores.intervals[metric]
+        rows.append((f"HellaSwag ({run.cfg.hellaswag})", metric, f"{getattr(scores, metric):.4f} ({low:.4f} to {high:.4f})"))
+    fields = ("chunk_size", "n_lanes", "rows", "warmup_steps", "lr", "min_lr", "weight_decay", "beta1", "beta2", "grad_clip", "seed", "dtype")
+    return _CARD.format(
+        name=run.dir.name, c=run.model.cfg, cfg=run.cfg, step=run.step, tokenizer=run.cfg.tokenizer, scores=scores, task=task,
+        n_params=sum(p.numel() for p in run.model.parameters()),
+        results="\n".join(f"| {' | '.join(row)} |" for row in rows),
+        settings=", ".join(f"`{f}` {getattr(run.cfg, f)}" for f in fields),
+    )  # fmt: skip
+
+
+def _export(run: _Run) -> dict:
+    "Write `hf` into the run's folder: whole, in place of an older one. What was scored for its card; every rank takes part in that."
+    scores, final = score(run.model, run.enc, run.items, "lm-eval"), run.dir / "hf"
+    if run.rank == 0:
+        from transformers import PreTrainedTokenizerFast
+
+        tmp, task, eot = run.dir / "hf.tmp", f"hellaswag_{_slug(Path(run.cfg.hellaswag).stem)}", run.enc.decode([run.enc.eot_token])
+        shutil.rmtree(tmp, ignore_errors=True)
+        save_tokenizer(run.enc, tmp)
+        tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(tmp / "tokenizer.json"), bos_token=eot, eos_token=eot, unk_token=eot, model_max_length=run.model.cfg.block_size)
+        tokenizer.save_pretrained(tmp)
+        hf = run.model.to_hf()
+        for c in (hf.config, hf.generation_config):
+            c.bos_token_id = c.eos_token_id = c.pad_token_id = run.enc.eot_token
+        hf.save_pretrained(tmp)
+        _write_task(tmp / "lm_eval", task, run.items)
+        (tmp / "README.md").write_text(_card(run, scores, task), encoding="utf-8")
+        shutil.rmtree(final, ignore_errors=True)
+        tmp.rename(final)
+        run.say(f"{_shown(final)}: for transformers and lm-evaluation-harness; what was measured is in its README.md")
+    return {"exported": str(final)} | {m: getattr(scores, m) for m in ("acc", "acc_norm", "acc_bytes")}

@@ -1,7 +1,7 @@
 """A Hugging Face Hub over loopback, for tests without a network.
 
-It serves a folder tree (ROOT/<owner>/<name>/…) as dataset repositories, with as much of the Hub's HTTP API as `datasets` and
-`huggingface_hub` use. A client process that is started with `Hub.env` loads them through the code that it would use against the real one.
+It serves a folder tree (ROOT/<owner>/<name>/…) as repositories of datasets and models, with as much of the Hub's HTTP API as `datasets`,
+`huggingface_hub` and `transformers` use. A client process that is started with `Hub.env` loads them through the code that it would use against the real one.
 """
 
 import hashlib
@@ -88,7 +88,7 @@ class _Handler(BaseHTTPRequestHandler):
                 return self._missing("EntryNotFound")
             deep = parse_qs(url.query).get("recursive", ["false"])[0].lower() == "true"
             return self._send(200, [self._entry(repo, p) for p in sorted(folder.rglob("*") if deep else folder.iterdir())])
-        if match := re.fullmatch(r"/datasets/([^/]+/[^/]+)/resolve/[^/]+/(.+)", path):
+        if match := re.fullmatch(r"(?:/datasets)?/([^/]+(?:/[^/]+)?)/resolve/[^/]+/(.+)", path):
             if not (repo := self._repo(match[1])) or not (file := repo / match[2]).is_file():
                 return self._missing("EntryNotFound")
             return self._file(repo, file)

@@ -58,7 +58,7 @@ def test_every_exercise_is_asked_once_and_in_its_notebook():
     assert all(number[:2] == stem[:2] for number, (stem, _, _) in NOTEBOOKS.items())
     for stem in {stem for stem, _, _ in NOTEBOOKS.values()}:
         assert 2 <= sum(s == stem for s, _, _ in NOTEBOOKS.values()) <= 4
-    assert {number[:2] for number in EXERCISES} >= {f"{i:02}" for i in range(7)}
+    assert {number[:2] for number in EXERCISES} >= {f"{i:02}" for i in range(8)}
 
 
 @pytest.mark.parametrize("number", NOTEBOOKS)
@@ -143,6 +143,17 @@ WRONG = [
     ("06.3", "def f(k, n, p):\n return (k / n - p) / math.sqrt(p * (1 - p))", None),
     ("06.3", "def f(k, n, p):\n return (k - n * p) / (n * p * (1 - p))", "forgets the root"),
     ("06.3", "def f(k, n, p):\n return (k / n - p) * 100", "points above chance"),
+    ("07.1", "def f(logits, t):\n return F.softmax(logits / t, dim=0)", "divides by zero"),
+    ("07.1", "def f(logits, t):\n if t == 0: return F.one_hot(logits.argmax(), len(logits))\n return torch.softmax(logits.mul(t), 0)", "multiplies"),
+    ("07.1", "def f(logits, t):\n if t == 0: return F.one_hot(logits.argmax(), len(logits))\n p = torch.softmax(logits, 0) / t\n return p / p.sum()", "gives back what was there"),
+    ("07.2", "def f(probs, p):\n v, i = torch.sort(probs, descending=True)\n return i[v.cumsum(0) <= p].tolist()", "one too early"),
+    ("07.2", "def f(probs, p):\n v, i = torch.sort(probs, descending=True)\n return i[: int((v.cumsum(0) <= p).sum()) + 1].tolist()", "one too late"),
+    ("07.2", "def f(probs, p):\n v, i = torch.sort(probs, descending=True)\n n = int((v.cumsum(0) < p).sum()) + 1\n return sorted(i[:n].tolist())", "in their own order"),
+    ("07.3", "def f(n_layer, n_head, n_embd, batch, length, itemsize):\n return n_layer * n_embd * batch * length * itemsize", "keys or values"),
+    ("07.3", "def f(n_layer, n_head, n_embd, batch, length, itemsize):\n return 2 * n_layer * n_head * n_embd * batch * length * itemsize", "share the width"),
+    ("07.4", "def f(pieces):\n return [str(p, 'utf-8', 'replace') for p in pieces]", "half a letter"),
+    ("07.4", "def f(pieces):\n out, all = [], b''\n for p in pieces:\n  all += p; out.append(all.decode('utf-8', 'ignore'))\n return out", "what is new"),
+    ("07.4", "def f(pieces):\n return [''.join(map(chr, p)) for p in pieces]", "Latin-1"),
 ]  # fmt: skip
 
 

@@ -2,9 +2,12 @@ import dataclasses
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
-from babygpt.generate import _pick, encode_prompt, generate
+from babygpt.generate import _letters, _pick, encode_prompt, generate, stream
 from babygpt.model import GPT, GPTConfig
+from babygpt.tokenizer import get_tokenizer
 
 CFG = GPTConfig(block_size=16, vocab_size=61, n_layer=2, n_head=2, n_embd=16)
 
@@ -26,12 +29,62 @@ def test_with_and_without_cache_the_text_is_the_same(model, settings):
     assert torch.equal(*texts) and texts[0].shape == (3, 54) and torch.equal(texts[0][:, :4], prompt)
 
 
-def test_greedy_text_is_transformers_own():
+@pytest.mark.parametrize("batch", [1, 4])
+def test_greedy_text_is_transformers_own(batch):
     torch.manual_seed(0)
     model = GPT(CFG)
-    prompt = torch.randint(61, (2, 4), generator=seeded())
+    prompt = torch.randint(61, (batch, 4), generator=seeded())
     theirs = model.to_hf().generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=12, do_sample=False, pad_token_id=0)
     assert torch.equal(generate(model, prompt, 12, temperature=0), theirs)
+
+
+def test_greedy_text_is_transformers_own_at_full_size():
+    torch.manual_seed(0)
+    model = GPT(GPTConfig())
+    prompt = torch.randint(50_257, (2, 9), generator=seeded())
+    theirs = model.to_hf().generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=8, do_sample=False, use_cache=True, pad_token_id=0)
+    assert torch.equal(generate(model, prompt, 8, temperature=0), theirs)
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("n", [1, 11, 60])
+def test_prompts_of_different_lengths_are_continued_as_each_alone(model, use_cache, n):
+    """Beyond block_size too, where every text has a window of its own: lengths below, at and above 16."""
+    prompts = [torch.randint(61, (k,), generator=seeded(k)).tolist() for k in (1, 3, 15, 16, 17, 40)]
+    together = generate(model, prompts, n, temperature=0, use_cache=use_cache)
+    assert together == [generate(model, torch.tensor([p]), n, temperature=0)[0].tolist() for p in prompts]
+    assert [len(t) for t in together] == [len(p) + n for p in prompts]
+
+
+def test_the_logits_behind_the_filling_are_those_alone(model):
+    """Closer than the choice of a token tells."""
+    from babygpt.generate import _places
+
+    prompts = [[5] * 9, [7, 8]]
+    ids = torch.tensor([prompts[0], [0] * 7 + prompts[1]])
+    pos, mask = _places(torch.tensor([0, 7]), 9, 9)
+    logits = model.logits(model.hidden(ids, pos=pos, mask=mask)[:, -1])
+    for row, prompt in zip(logits, prompts):
+        torch.testing.assert_close(row, model(torch.tensor([prompt]))[0][0, -1], atol=1e-5, rtol=0)
+
+
+def test_a_text_ends_at_its_end_of_text(model):
+    free = generate(model, [[1], [2, 3]], 40, temperature=0)
+    eot = free[0][20]
+    for prompts in ([[1], [2, 3]], [[1, eot, 1], [2]]):
+        ended = generate(model, prompts, 40, temperature=0, eot=eot)
+        for p, text, whole in zip(prompts, ended, generate(model, prompts, 40, temperature=0)):
+            assert text == whole[: whole.index(eot, len(p)) + 1] if eot in whole[len(p) :] else text == whole
+    ids = generate(model, torch.tensor([[1], [1]]), 40, temperature=0, eot=eot)
+    assert ids.shape[1] <= 21 and ids[0, -1] == eot and torch.equal(ids[0], ids[1])  # all have ended, so it stops
+
+
+def test_an_ended_text_is_filled_up_beside_one_that_goes_on(model):
+    free = generate(model, torch.tensor([[1], [2]]), 12, temperature=0)
+    eot = next(t for t in free[0, 1:].tolist() if t not in free[1, 1:].tolist())
+    ids = generate(model, torch.tensor([[1], [2]]), 12, temperature=0, eot=eot)
+    first = free[0, 1:].tolist().index(eot) + 1
+    assert torch.equal(ids[1], free[1]) and ids[0, first:].tolist() == [eot] * (13 - first) and torch.equal(ids[0, :first], free[0, :first])
 
 
 def test_the_window_starts_again_with_its_last_half(model):
@@ -74,3 +127,61 @@ def test_a_prompt_does_not_end_in_spaces(gpt2, polish):
     """A lone space comes only before words that have no token with their space inside: after it, a model says one of them."""
     assert encode_prompt(gpt2, "Dzień dobry  ") == encode_prompt(gpt2, "Dzień dobry") == [gpt2.eot_token, *gpt2.encode_ordinary("Dzień dobry")]
     assert encode_prompt(gpt2, "  a\n ") == [gpt2.eot_token, *gpt2.encode_ordinary("  a\n")] and encode_prompt(gpt2, " ") == [gpt2.eot_token]
+
+
+# --- text as it comes ----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def speaker(gpt2_small):
+    torch.manual_seed(0)
+    return GPT(GPTConfig(block_size=16, vocab_size=gpt2_small.n_vocab, n_layer=1, n_head=2, n_embd=16))
+
+
+@pytest.fixture(scope="module")
+def gpt2_small():
+    return get_tokenizer("gpt2:300")  # hardly more than bytes: every letter with a mark is split
+
+
+@given(st.text())
+def test_letters_are_shown_whole_and_none_is_lost(text):
+    enc = get_tokenizer("gpt2:300")
+    pieces = list(_letters(iter(enc.encode_ordinary(text)), enc))
+    assert "".join(pieces) == text and all(pieces)
+
+
+@given(st.binary(max_size=40))
+def test_bytes_that_are_no_letters_are_left_out(data):
+    enc = get_tokenizer("gpt2:300")
+    ids = [enc.encode_single_token(bytes([b])) for b in data]
+    assert "".join(_letters(iter(ids), enc)) == data.decode(errors="ignore")
+
+
+def test_a_stream_is_the_text_of_generate(speaker, gpt2_small):
+    ids = torch.tensor([encode_prompt(gpt2_small, "Łódź")])
+    for seed in range(5):
+        new = generate(speaker, ids, 60, top_k=50, temperature=0.9, generator=seeded(seed), eot=gpt2_small.eot_token)[0, ids.shape[1] :].tolist()
+        shown = list(stream(speaker, gpt2_small, "Łódź ", 60, temperature=0.9, top_k=50, generator=seeded(seed)))
+        new = new[: new.index(gpt2_small.eot_token)] if gpt2_small.eot_token in new else new
+        assert "".join(shown) == gpt2_small.decode_bytes(new).decode(errors="ignore")
+
+
+def test_a_stream_comes_piece_by_piece_and_ends_at_end_of_text(speaker, gpt2_small):
+    steps = []
+    hook = speaker.ln_f.register_forward_hook(lambda *_: steps.append(1))
+    pieces = stream(speaker, gpt2_small, "a", 200, temperature=0)
+    assert not steps  # nothing is computed before it is asked for
+    next(pieces)
+    assert len(steps) < 50
+    hook.remove()
+    with torch.no_grad():
+        silent = GPT(speaker.cfg)
+        silent.ln_f.weight.zero_(), silent.ln_f.bias.copy_(silent.wte.weight[gpt2_small.eot_token])
+    assert list(stream(silent, gpt2_small, "a", temperature=0)) == []
+
+
+def test_a_streams_settings_are_checked_at_once(speaker, gpt2, gpt2_small):
+    with pytest.raises(ValueError, match="expected ≥ 0"):
+        stream(speaker, gpt2_small, temperature=-1)
+    with pytest.raises(ValueError, match="not the tokenizer it was trained with"):
+        stream(speaker, gpt2)

@@ -6,9 +6,16 @@ import pytest
 import torch
 import torch.distributed as dist
 from conftest import python
+from datasets import Dataset
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lm_eval.api.instance import Instance
+from lm_eval.models.huggingface import HFLM
+from lm_eval.tasks.hellaswag.utils import process_docs
+from transformers import PreTrainedTokenizerFast
 
 from babygpt.corpus import load_corpus
-from babygpt.hellaswag import load_hellaswag, score
+from babygpt.hellaswag import _logliks, load_hellaswag, score
 from babygpt.model import GPT, GPTConfig
 from babygpt.tokenizer import get_tokenizer, save_tokenizer, train_bpe
 
@@ -74,26 +81,97 @@ def test_seed_style_equals_one_ending_at_a_time(model, enc, batch_tokens):
         assert 0 <= lo < getattr(found, metric) < hi <= 1 and found.n == len(ITEMS)
 
 
-def test_lm_eval_style_equals_the_harness(model, enc, tmp_path):
-    """Log-likelihoods of every ending within 1e-4 and the same predictions as lm-evaluation-harness' own model on our export."""
-    from lm_eval.api.instance import Instance
-    from lm_eval.models.huggingface import HFLM
-    from lm_eval.tasks.hellaswag.utils import process_docs
-    from datasets import Dataset
-    from transformers import PreTrainedTokenizerFast
-
-    save_tokenizer(enc, tmp_path)
-    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"), eos_token="<|endoftext|>")
+def harness(model, enc, items, dir):
+    """(log-likelihoods (n, 4), lengths of the endings in letters, in bytes) by lm-evaluation-harness' own model, on our export."""
+    save_tokenizer(enc, dir)
+    tokenizer = PreTrainedTokenizerFast(tokenizer_file=str(dir / "tokenizer.json"), eos_token="<|endoftext|>")
     lm = HFLM(pretrained=model.to_hf(), tokenizer=tokenizer, batch_size=8, max_length=model.cfg.block_size)
-    docs = process_docs(Dataset.from_list(ITEMS))
+    docs = process_docs(Dataset.from_list(items))
     requests = [Instance("loglikelihood", d, (d["query"], " " + c), i) for i, d in enumerate(docs) for c in d["choices"]]
     theirs = np.array([ll for ll, _ in lm.loglikelihood(requests, disable_tqdm=True)]).reshape(-1, 4)
-    found = score(model, enc, ITEMS, style="lm-eval")
+    return theirs, *(np.array([[size(c) for c in d["choices"]] for d in docs]) for size in (len, lambda c: len(c.encode())))
+
+
+def equals_the_harness(model, enc, items, dir):
+    theirs, letters, n_bytes = harness(model, enc, items, dir)
+    found = score(model, enc, items, style="lm-eval")
     np.testing.assert_allclose([row["loglik"] for row in found.table], theirs, atol=1e-4)
-    lengths = np.array([[len(c) for c in d["choices"]] for d in docs])
-    assert (found.predictions["acc"] == theirs.argmax(1)).all()
-    assert (found.predictions["acc_norm"] == (theirs / lengths).argmax(1)).all()
-    assert [row["endings"] for row in found.table] == [d["choices"] for d in docs]
+    for metric, size in (("acc", 1), ("acc_norm", letters), ("acc_bytes", n_bytes)):
+        assert (found.predictions[metric] == (theirs / size).argmax(1)).all()
+
+
+def test_lm_eval_style_equals_the_harness(model, enc, tmp_path):
+    """Log-likelihoods of every ending within 1e-4 and the same predictions as lm-evaluation-harness' own model on our export."""
+    equals_the_harness(model, enc, ITEMS, tmp_path)
+
+
+@pytest.mark.parametrize("seed, shape", [(1, dict(block_size=256, n_layer=1, n_head=1)), (2, dict(block_size=64, n_layer=3, n_head=4, act="relu2")), (3, dict(block_size=128, n_layer=2, n_head=2, bias=False))])
+def test_lm_eval_style_equals_the_harness_for_other_models(enc, tmp_path, seed, shape):
+    """Whole contexts, contexts nearly all cut away (block_size 64; the harness refuses endings longer than that), other activations."""
+    torch.manual_seed(seed)
+    model = GPT(GPTConfig(vocab_size=enc.n_vocab, n_embd=32, **shape))
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.15 * torch.randn_like(p))
+    equals_the_harness(model, enc, ITEMS, tmp_path)
+    equals_the_harness(model, enc, load_hellaswag("bajki")[:20], tmp_path)
+
+
+def test_lm_eval_style_equals_the_harness_at_full_size(gpt2, tmp_path):
+    torch.manual_seed(0)
+    equals_the_harness(GPT(GPTConfig()), gpt2, ITEMS[:12], tmp_path)
+
+
+def wikihow(item):
+    """An item with everything that the harness cleans."""
+    return item | {"ctx_a": "[header] Jak upiec chleb [title] Krok  pierwszy: ", "ctx_b": "NAJPIERW  mąka", "endings": [f" [step] {e}  i  już " for e in item["endings"]]}
+
+
+def test_texts_are_cleaned_as_the_harness_does(model, enc, tmp_path):
+    equals_the_harness(model, enc, [wikihow(ITEMS[0]), ITEMS[1] | {"ctx_b": ""}], tmp_path)
+
+
+@given(st.data())
+@settings(max_examples=30)
+def test_endings_that_share_a_context_are_scored_as_each_alone(data):
+    """Any four sequences: with equal or different contexts, equal endings, one token, longer than the model can see."""
+    pos = data.draw(st.sampled_from(["learned", "rope"]))
+    torch.manual_seed(0)
+    model = GPT(GPTConfig(block_size=8, vocab_size=5, n_layer=2, n_head=2, n_embd=16, pos=pos))
+    ids = st.lists(st.integers(0, 4), min_size=1, max_size=12)
+    items = []
+    for _ in range(data.draw(st.integers(1, 4))):
+        context = data.draw(ids)
+        items.append([(data.draw(st.sampled_from([context, data.draw(ids)])), data.draw(ids)) for _ in range(4)])
+    with torch.no_grad():
+        for p in model.parameters():
+            p.add_(0.3 * torch.randn_like(p))
+        slow = torch.zeros(len(items), 4, dtype=torch.float64)
+        for i, four in enumerate(items):
+            for k, (a, b) in enumerate(four):
+                whole = (a + b)[-9:]
+                logp = model(torch.tensor([whole[:-1]]))[0][0].double().log_softmax(-1)
+                slow[i, k] = sum(logp[t - 1, whole[t]] for t in range(max(1, len(whole) - len(b)), len(whole)))
+    batch_tokens = data.draw(st.sampled_from([1, 30, 1000]))
+    torch.testing.assert_close(_logliks(model, items, batch_tokens), slow, atol=1e-4, rtol=0)
+
+
+def test_memory_is_bounded_and_nothing_is_computed_in_vain(model, enc, monkeypatch):
+    """No batch beyond its size, no logits beyond theirs or where nothing is scored, no context read twice."""
+    ids, logits, naive = [], [], [one_at_a_time(model, enc, item) for item in ITEMS]
+    hidden = model.hidden
+    monkeypatch.setattr(model, "hidden", lambda x, **kw: (ids.append(x.shape), hidden(x, **kw))[1])
+    monkeypatch.setattr(model, "logits", lambda h: (logits.append(len(h)), GPT.logits(model, h))[1])
+    monkeypatch.setattr("babygpt.hellaswag._LOGITS", 50 * enc.n_vocab)
+    found = score(model, enc, ITEMS, batch_tokens=600)
+    np.testing.assert_allclose([row["loglik"] for row in found.table], naive, atol=1e-4)
+    assert all(n * width <= 600 or n == 1 for n, width in ids) and max(w for _, w in ids) <= 4 * 96
+    assert max(logits) <= 50 and sum(logits) <= sum(sum(row["n_tokens"]) for row in found.table)
+    short = [item for item in ITEMS if max(len(enc.encode_ordinary(item["ctx"] + " " + e)) for e in item["endings"]) <= 96]
+    ids.clear()
+    score(model, enc, short, batch_tokens=1)
+    once = sum(len(enc.encode_ordinary(i["ctx"])) + sum(len(enc.encode_ordinary(" " + e)) for e in i["endings"]) for i in short)
+    assert len(short) >= 2 and sum(n * width for n, width in ids) <= once
 
 
 def test_a_model_that_knows_the_answers_gets_them(enc):

@@ -3,9 +3,12 @@ import math
 
 import pytest
 import torch
+from conftest import python
+from safetensors.torch import save_file
+from torch.nn import functional as F
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from babygpt.model import GPT, GPTConfig, KVCache
+from babygpt.model import GPT, GPTConfig, KVCache, _linear
 
 SMALL = GPTConfig(block_size=24, vocab_size=97, n_layer=3, n_head=4, n_embd=32)
 SWITCHES = [{}, {"pos": "rope"}, {"act": "relu2"}, {"qk_norm": True}, {"bias": False}, dict(pos="rope", act="relu2", qk_norm=True, bias=False)]
@@ -63,7 +66,7 @@ def test_without_biases_the_export_has_zero_biases():
 
 @pytest.mark.parametrize("switch", [{"pos": "rope"}, {"qk_norm": True}])
 def test_what_transformers_gpt2_lacks_is_not_exported(switch):
-    with pytest.raises(ValueError, match="only learned positions without qk_norm"):
+    with pytest.raises(ValueError, match="train with pos='learned' and qk_norm=False"):
         GPT(dataclasses.replace(SMALL, **switch)).to_hf()
 
 
@@ -71,6 +74,45 @@ def test_what_transformers_gpt2_lacks_is_not_exported(switch):
 def test_variants_of_gpt2_that_we_do_not_have_are_refused(odd):
     with pytest.raises(ValueError, match="expected a plain GPT-2"):
         GPT.from_hf(GPT2LMHeadModel(GPT2Config(vocab_size=97, n_positions=24, n_embd=32, n_layer=1, n_head=4, bos_token_id=0, eos_token_id=0, **odd)))
+
+
+def test_openais_weights_load_by_name(hub):
+    """As they lie on the Hub: "gpt2" without an owner, tensors without the prefix, masks among them."""
+    torch.manual_seed(0)
+    hf = disturbed(GPT2LMHeadModel(GPT2Config(vocab_size=97, n_positions=24, n_embd=32, n_layer=2, n_head=4, bos_token_id=96, eos_token_id=96)))
+    repo = hub.root / "gpt2"
+    repo.mkdir()
+    (repo / "config.json").write_text(hf.config.to_json_string())
+    plain = {k.removeprefix("transformer."): v.contiguous() for k, v in hf.state_dict().items() if k != "lm_head.weight"}
+    masks = {f"h.{i}.attn.bias": torch.ones(1, 1, 24, 24).tril() for i in range(2)}
+    save_file(plain | masks, repo / "model.safetensors", metadata={"format": "pt"})
+    code = "import torch; from babygpt.model import GPT; x = torch.arange(24)[None]; print(GPT.from_hf('gpt2')(x)[0].double().sum().item())"
+    done = python("-c", code, env=hub.env)
+    assert done.returncode == 0, done.stdout
+    assert float(done.stdout.split()[-1]) == pytest.approx(GPT.from_hf(hf)(torch.arange(24)[None])[0].double().sum().item(), abs=1e-3)
+    done = python("-c", code.replace("'gpt2'", "'gpt3'"), env=hub.env)
+    assert "OSError: no GPT-2 in 'gpt3': expected a folder or a model on the Hub" in done.stdout
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("shape", [(32,), (1, 32), (1, 1, 32), (4, 32), (2, 2, 32), (5, 32), (0, 32)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+def test_a_linear_layer_is_the_same_for_few_rows(shape, dtype):
+    torch.manual_seed(0)
+    x, w, b = torch.randn(shape, dtype=dtype), torch.randn(50, 32, dtype=dtype), torch.randn(50, dtype=dtype)
+    for bias in (b, None):
+        torch.testing.assert_close(_linear(x, w, bias), F.linear(x, w, bias))
+
+
+@torch.no_grad()
+def test_positions_and_masks_of_ones_own(model):
+    """Two texts in one row, each with positions from 0 and a mask that hides the other, are two texts."""
+    x = ids(24, 1)
+    pos = torch.arange(24).view(1, 24) % 10
+    part = torch.arange(24) // 10
+    mask = (part[:, None] == part).tril()[None]
+    found = model.logits(model.hidden(x, pos=pos, mask=mask))
+    torch.testing.assert_close(found, torch.cat([model(t)[0] for t in x.split([10, 10, 4], dim=1)], dim=1), atol=1e-5, rtol=0)
 
 
 def test_initialisation_is_gpt2s():

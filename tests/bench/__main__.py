@@ -1,0 +1,32 @@
+"""Measure what babygpt does side by side with its peers: `python tests/bench [hellaswag generate] [--rounds 5]`.
+
+Prints a Markdown table. A ratio above 1 says how many times faster ours is; both run in turns in one process, on all cores.
+"""
+
+import argparse
+import importlib
+import logging
+import platform
+from importlib.metadata import version
+from pathlib import Path
+
+import datasets
+import side_by_side
+import torch
+
+NAMES = sorted(p.stem.removeprefix("bench_") for p in Path(__file__).parent.glob("bench_*.py"))
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(prog="python tests/bench", description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(NAMES)} (default: all)")
+    parser.add_argument("--rounds", type=int, default=5, help="times that each of the two runs")
+    args = parser.parse_args()
+    if unknown := set(args.names) - set(NAMES):
+        parser.error(f"no benchmark {', '.join(sorted(unknown))}: choose from {', '.join(NAMES)}")
+    datasets.disable_progress_bars()
+    logging.disable(logging.WARNING)
+    print(", ".join(f"{p} {version(p)}" for p in ("torch", "transformers", "lm_eval")), end="; ")
+    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {args.rounds} rounds\n\n{side_by_side.HEAD}", flush=True)
+    for name in args.names or NAMES:
+        for case in importlib.import_module(f"bench_{name}").cases():
+            print(side_by_side.measure(case, args.rounds).row(), flush=True)
