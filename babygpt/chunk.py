@@ -6,7 +6,6 @@
 __all__ = ['write_whole', 'TokenFile', 'write_tokens', 'index_tokens', 'find_chunks']
 
 # %% ../nbs/02_chunk.ipynb #aeb494f6
-import contextlib
 import json
 import mmap
 import os
@@ -343,27 +342,37 @@ def index_tokens(
     return TokenFile(dir, split)
 
 # %% ../nbs/02_chunk.ipynb #d5607201
-@contextlib.contextmanager
-def _without_readahead(tokens: np.ndarray):
-    "For a memory map: the kernel fetches the pages that are touched, not the megabytes behind each of them as well."
-    memory = getattr(tokens, "_mmap", None)
-    if memory is not None and hasattr(mmap, "MADV_RANDOM"):
-        memory.madvise(mmap.MADV_RANDOM)
-    try:
-        yield
-    finally:
-        if memory is not None and hasattr(mmap, "MADV_NORMAL"):
-            memory.madvise(mmap.MADV_NORMAL)
+def _fetch(ids: np.ndarray) -> np.ndarray:
+    "The same ids. Where they lie in a memory map, the kernel reads their pages in one go, and not the megabytes behind them as well."
+    memory = getattr(ids, "_mmap", None)
+    if memory is not None and hasattr(mmap, "MADV_WILLNEED"):
+        at = ids.ctypes.data - np.frombuffer(memory, np.uint8).ctypes.data  # in bytes from the beginning of the map
+        page = at - at % mmap.PAGESIZE
+        memory.madvise(mmap.MADV_WILLNEED, page, at + ids.nbytes - page)
+    return ids
 
 # %% ../nbs/02_chunk.ipynb #b16d86f5
+def _nearest_end(ids: np.ndarray, at: int, eot: int) -> int | None:
+    "The exclusive document end in `ids` that is nearest to `at`, the earlier of two; None where there is none."
+    reach = 4_000  # one trip to the disk for most cuts
+    while True:
+        lo, hi = max(0, at - reach - 1), at + reach
+        ends = np.flatnonzero(_fetch(ids[lo:hi]) == eot) + lo + 1
+        if ends.size:
+            return int(ends[np.abs(ends - at).argmin()])
+        if lo == 0 and hi >= len(ids):
+            return None
+        reach *= 2
+
+# %% ../nbs/02_chunk.ipynb #f34c46aa
 def _nearest_cut(tokens: np.ndarray, start: int, cursor: int, window: int, eot: int) -> tuple[int | None, bool]:
     "(the document end after `start` that is nearest to the cursor, or None where there is none; whether the window had to be widened)"
     reach = window
     while True:
         lo, hi = max(start + 1, cursor - reach), min(len(tokens), cursor + reach)  # the cuts that may be chosen: lo … hi
-        cuts = np.flatnonzero(np.asarray(tokens[lo - 1 : hi]) == eot) + lo
-        if cuts.size:
-            return int(cuts[np.abs(cuts - cursor).argmin()]), reach > window
+        end = _nearest_end(tokens[lo - 1 : hi], cursor - lo + 1, eot)
+        if end is not None:
+            return lo - 1 + end, reach > window
         if lo == start + 1 and hi == len(tokens):
             return None, True
         reach = max(1, 2 * reach)
@@ -384,13 +393,12 @@ def find_chunks(
     n, ends, widened = len(tokens), [0], []
     if chunk_size < 1 or window < 0 or n < 1:
         raise ValueError(f"find_chunks: {n} tokens, chunk_size {chunk_size}, window {window}: the first two must be positive")
-    with _without_readahead(tokens):
-        while (cursor := ends[-1] + chunk_size) < n:
-            cut, wide = _nearest_cut(tokens, ends[-1], cursor, window, eot)
-            widened.append(wide)
-            if cut is None and len(ends) == 1:
-                raise ValueError(f"no end-of-text id {eot} in {n} tokens: were they written with another tokenizer?")
-            ends.append(n if cut is None else cut)  # None: the rest is one document without an end
+    while (cursor := ends[-1] + chunk_size) < n:
+        cut, wide = _nearest_cut(tokens, ends[-1], cursor, window, eot)
+        widened.append(wide)
+        if cut is None and len(ends) == 1:
+            raise ValueError(f"no end-of-text id {eot} in {n} tokens: were they written with another tokenizer?")
+        ends.append(n if cut is None else cut)  # None: the rest is one document without an end
     if ends[-1] < n:
         ends.append(n)
     if any(widened):

@@ -25,10 +25,11 @@ from .model import GPT
 
 # %% ../nbs/06_hellaswag.ipynb #e271264b
 def _is_item(item: dict) -> bool:
+    texts = [*(item[k] for k in ("activity_label", "ctx_a", "ctx_b", "ctx")), *item["endings"]]
     return (
-        all(isinstance(item[k], str) for k in ("activity_label", "ctx_a", "ctx_b", "ctx"))
+        all(isinstance(t, str) and t.encode() is not None for t in texts)  # half of a surrogate pair is no text
         and len(item["endings"]) == 4
-        and all(isinstance(e, str) and e for e in item["endings"])
+        and all(item["endings"])
         and str(item["label"]) in ("0", "1", "2", "3")
     )
 
@@ -40,7 +41,7 @@ def _parse_items(text: str, path: str | Path) -> list[dict]:
             continue
         try:
             ok = _is_item(item := json.loads(line))
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             ok = False
         if not ok:
             raise ValueError(f"{path}, line {n}: not a HellaSwag item (activity_label, ctx_a, ctx_b, ctx, four endings, label 0 to 3): {line[:80]!r}")

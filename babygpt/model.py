@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn as nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
 # %% ../nbs/04_model.ipynb #745aebc0
@@ -68,12 +69,37 @@ def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
     a, b = x.chunk(2, dim=-1)
     return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1).type_as(x)
 
-# %% ../nbs/04_model.ipynb #cda82cc0
+# %% ../nbs/04_model.ipynb #5abde5f9
+def _mm(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
+    "a (N, k) @ b.T (k, M) + bias. Where PyTorch would take MKL, for float32 on a CPU, oneDNN: twice as fast on AMD's processors. No gradients."
+    if a.dtype != torch.float32 or a.device.type != "cpu" or not _ONEDNN or torch.compiler.is_compiling():
+        return F.linear(a, b, bias)
+    return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
+
+
+_ONEDNN = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x, weight, bias):
+        ctx.save_for_backward(x, weight)
+        return _mm(x, weight, bias)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, grad):
+        (x, weight), grad, needs = ctx.saved_tensors, grad.contiguous(), ctx.needs_input_grad
+        return _mm(grad, weight.t()) if needs[0] else None, _mm(grad.t(), x.t()) if needs[1] else None, grad.sum(0) if needs[2] else None
+
+# %% ../nbs/04_model.ipynb #ebc1315e
 def _linear(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
-    "`F.linear`: x (…, in), weight (out, in). For a few rows of float32 on a CPU with the weights on the left, where MKL reads them faster."
+    "`F.linear`: x (…, in), weight (out, in), by whatever multiplies float32 fastest on a CPU: a few rows with the weights on the left, more of them by `_mm`."
     rows = x.numel() // x.shape[-1]
-    if not 0 < rows <= 4 or x.dtype != torch.float32 or x.device.type != "cpu":
+    if not rows or x.dtype != torch.float32 or weight.dtype != torch.float32 or x.device.type != "cpu" or torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling():
         return F.linear(x, weight, bias)
+    if rows > 4:
+        return _Product.apply(x.reshape(rows, -1).contiguous(), weight, bias).view(*x.shape[:-1], -1)
     columns = x.reshape(rows, -1).expand(max(2, rows), -1).contiguous().t()
     y = torch.mm(weight, columns) if bias is None else torch.addmm(bias[:, None], weight, columns)
     return y.t()[:rows].view(*x.shape[:-1], -1)
@@ -144,6 +170,37 @@ def _rope_table(cfg: GPTConfig) -> torch.Tensor:
     half = cfg.n_embd // cfg.n_head // 2
     return torch.arange(cfg.block_size)[:, None] * 10_000 ** (-torch.arange(half) / half)
 
+# %% ../nbs/04_model.ipynb #8a839a49
+_AT_ONCE = 2**25  # logits held at a time: 128 MiB of float32
+
+
+class _PiecewiseLoss(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, hidden, weight, targets, dtype, learns):  # (N, C), (V, C), int64 (N,); dtype of the products; is there a way back?
+        keep, exact = (targets != -100)[:, None], torch.promote_types(dtype, torch.float32)
+        rows, w = max(1, _AT_ONCE // len(weight)), weight.to(dtype)
+        nats, dh, dw = 0, [], 0
+        for h, t, k in zip(*(x.split(rows) for x in (hidden.to(dtype), targets[:, None].where(keep, 0), keep))):
+            p = _mm(h, w).to(exact).log_softmax(-1)
+            nats = nats - p.gather(1, t).where(k, 0).sum()
+            if learns:
+                p = p.exp_().scatter_add_(1, t, -torch.ones_like(t, dtype=exact)).to(dtype)
+                dh.append(_mm(p, w.t()) * k)
+                dw = dw + _mm(p.t(), (h * k).t()).to(exact)
+        ctx.save_for_backward(*((torch.cat(dh), dw, keep.sum()) if learns else ()))
+        return nats / keep.sum()
+
+    @staticmethod
+    def backward(ctx, grad):
+        dh, dw, n = ctx.saved_tensors
+        return *(g.to(grad.dtype).mul_(grad / n.clamp(min=1)) for g in (dh, dw)), None, None, None
+
+
+def _piecewise_loss(hidden: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    "`F.cross_entropy` of the logits hidden @ weight.T, which are never all there: hidden (N, C), weight (V, C), targets (N,) or −100. One way back only."
+    dtype = F.linear(hidden[:0], weight[:0]).dtype  # autocast's, where it is on
+    return _PiecewiseLoss.apply(hidden, weight, targets, dtype, torch.is_grad_enabled() and (hidden.requires_grad or weight.requires_grad))
+
 # %% ../nbs/04_model.ipynb #895433ef
 class GPT(nn.Module):
     """GPT-2 with switches. Parameter names are those of `transformers`' GPT-2 without the prefix `transformer.`."""
@@ -199,9 +256,15 @@ class GPT(nn.Module):
         idx: torch.Tensor,  # int64 (B, T) ids, T ≤ block_size
         targets: torch.Tensor | None = None,  # int64 (B, T): the id that follows each; −100 is not counted
         cache: KVCache | None = None,  # what came before `idx`; `idx` is added to it
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(logits (B, T, vocab_size), mean loss in nats per target or None). Raises ValueError beyond block_size."""
-        logits = self.logits(self.hidden(idx, cache))
+        return_logits: bool = True,  # False: only the loss, which takes less memory and time
+    ) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+        """(logits (B, T, vocab_size) or None, mean loss in nats per target or None). Raises ValueError beyond block_size, or with neither logits nor targets."""
+        if not return_logits and targets is None:
+            raise ValueError("return_logits=False leaves the loss, and that needs targets")
+        hidden = self.hidden(idx, cache)
+        if not return_logits:
+            return None, _piecewise_loss(hidden.flatten(0, 1), self.wte.weight, targets.flatten())
+        logits = self.logits(hidden)
         return logits, None if targets is None else F.cross_entropy(logits.flatten(0, 1), targets.flatten())
 
     @classmethod

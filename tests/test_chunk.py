@@ -65,6 +65,19 @@ def test_chunks_tile_and_close_documents(tokens, size, window):
         assert (np.abs(np.diff(chunks[:-1], axis=1) - size) <= window).all()
 
 
+@pytest.mark.filterwarnings("ignore:.*windows")
+def test_long_documents_in_a_memory_map_are_cut_at_their_nearest_end(tmp_path):
+    """Ends so far from the cursor that the search has to look further several times, in a map that begins within a page."""
+    lengths = np.random.default_rng(0).integers(1, 50_000, size=40)
+    tokens = np.ones(5 + lengths.sum(), dtype=np.uint16)
+    tokens[4 + np.cumsum(lengths)] = 0
+    tokens.tofile(tmp_path / "long.bin")
+    mapped = np.memmap(tmp_path / "long.bin", dtype=np.uint16, mode="r", offset=10)
+    for size in (30_000, 100_000):
+        for window in (100, 20_000):
+            assert find_chunks(mapped, size, eot=0, window=window).tolist() == slow_chunks(tokens[5:], size, window)[0]
+
+
 def test_a_window_without_a_document_end_is_widened_with_a_warning():
     tokens = np.ones(10_000, dtype=np.uint16)
     tokens[[3_999, 9_999]] = 0

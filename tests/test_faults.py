@@ -1,0 +1,537 @@
+"""What goes wrong with a run, made to go wrong: nothing may be lost, and what is said must help."""
+
+import json
+import math
+import os
+import pickle
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+
+import babygpt.train as bt
+from babygpt.chunk import TokenFile, write_tokens
+from babygpt.corpus import load_corpus
+from babygpt.hellaswag import load_hellaswag, score
+from babygpt.model import GPT, GPTConfig
+from babygpt.tokenizer import get_tokenizer
+from babygpt.train import TrainConfig, launch, load_run, read_metrics, train
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture
+def tiny(data, tmp_path):
+    return TrainConfig(
+        corpus="embedded", hellaswag="embedded", pos="learned", act="gelu", qk_norm=False, tokenizer="bpe:400", n_layer=1, n_head=2, n_embd=16, block_size=32,
+        n_lanes=4, rows=2, micro_batch=8, chunk_size=500, window=400, max_steps=8, warmup_steps=2, lr=1e-2, min_lr=1e-3, val_every=0, val_tokens=500,
+        sample_every=0, checkpoint_every=2, modes="train,validate", nproc=1, run_dir=str(tmp_path / "run"), data_dir=data,
+    )  # fmt: skip
+
+
+def command(cfg):
+    given = {k: v for k, v in asdict(cfg).items() if v is not None and v != getattr(TrainConfig(), k)}
+    return [sys.executable, "-m", "babygpt.train", *(str(a) for k, v in given.items() for a in (f"--{k}", v))]
+
+
+def start(cfg, **kw):
+    """The command, in a process group of its own."""
+    return subprocess.Popen(command(cfg), cwd=ROOT, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **kw)
+
+
+def wait_for(condition, process, seconds=120):
+    deadline = time.time() + seconds
+    while not condition():
+        assert process.poll() is None and time.time() < deadline, process.stdout.read() if process.poll() is not None else "too late"
+        time.sleep(0.01)
+
+
+def n_steps(cfg):
+    return len(read_metrics(cfg.run_dir)) - 1
+
+
+def is_whole(cfg):
+    """Every step told once, the last checkpoint there."""
+    assert [m["step"] for m in read_metrics(cfg.run_dir)] == list(range(cfg.max_steps + 1))
+    assert Path(cfg.run_dir, f"checkpoints/step_{cfg.max_steps:06d}").is_dir()
+
+
+def same_run(a, b):
+    """Weights, moments, random state and losses of two finished runs, to the bit."""
+    for name in bt._FILES:
+        one, other = (Path(c.run_dir, f"checkpoints/step_{c.max_steps:06d}", name).read_bytes() for c in (a, b))
+        assert one == other, name
+    assert [(m["step"], m.get("loss")) for m in read_metrics(a.run_dir)] == [(m["step"], m.get("loss")) for m in read_metrics(b.run_dir)]
+
+
+def children(pid):
+    return [int(p) for p in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+# --- leaving ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how, world", [("SIGTERM", 1), ("SIGTERM", 2), ("SIGINT to all", 2)])
+def test_asked_to_stop_it_leaves_a_checkpoint_and_goes_on_later(tiny, how, world):
+    cfg = replace(tiny, max_steps=3000, checkpoint_every=0, nproc=world)
+    process = start(cfg)
+    wait_for(lambda: n_steps(cfg) > 20, process)
+    if how == "SIGTERM":
+        process.send_signal(signal.SIGTERM)  # as a scheduler does: to the launcher alone
+    else:
+        os.killpg(process.pid, signal.SIGINT)  # as a terminal does
+    said = process.communicate(timeout=60)[0]
+    assert process.returncode != 0
+    reached = n_steps(cfg)
+    assert 20 < reached < 3000 and f"asked to stop: left after step {reached}, whose checkpoint is written" in said
+    assert [p.name for p in Path(cfg.run_dir, "checkpoints").iterdir()] == [f"step_{reached:06d}"]
+    process = start(cfg)
+    wait_for(lambda: n_steps(cfg) > reached + 20, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert [m["step"] for m in read_metrics(cfg.run_dir)] == list(range(n_steps(cfg) + 1))
+
+
+def test_the_stop_button_of_a_notebook(tiny):
+    """`train` in the kernel's own process: SIGINT is heeded, and the kernel's handler is put back."""
+    code = f"""
+import os, signal, threading, time
+from babygpt.train import TrainConfig, read_metrics, train
+cfg = TrainConfig(**{asdict(replace(tiny, max_steps=3000))!r})
+def stop():
+    while len(read_metrics(cfg.run_dir)) < 20: time.sleep(0.01)
+    os.kill(os.getpid(), signal.SIGINT)
+threading.Thread(target=stop).start()
+found = train(cfg)
+print(found["interrupted"], found["finished"], found["step"], signal.getsignal(signal.SIGINT) is signal.default_int_handler)
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True, timeout=120)
+    interrupted, finished, step, restored = done.stdout.split()[-4:]
+    assert (interrupted, finished, restored) == ("True", "False", "True") and 19 <= int(step) < 3000, done.stderr
+
+
+# --- dying -----------------------------------------------------------------------------------------------------------
+
+
+def test_killed_at_random_moments_inside_checkpoints_too_it_is_the_same_run(tiny, tmp_path):
+    """A checkpoint after every step, so that most of the time one is being written."""
+    cfg = replace(tiny, max_steps=400, checkpoint_every=1)
+    straight = replace(cfg, run_dir=str(tmp_path / "straight"), checkpoint_every=0)
+    train(straight)
+    rng, kills = random.Random(0), 0
+    while n_steps(cfg) < cfg.max_steps and kills < 6:
+        process, before = start(cfg), n_steps(cfg)
+        wait_for(lambda: n_steps(cfg) > before + 5 or process.poll() is not None, process)
+        time.sleep(rng.random() * 0.3)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+        kills += 1
+    assert kills >= 3
+    train(cfg)
+    is_whole(cfg)
+    same_run(cfg, straight)
+    assert not [p for p in Path(cfg.run_dir, "checkpoints").iterdir() if not p.name.startswith("step_") or p.name.endswith(".tmp")]
+
+
+def test_a_run_finishes_after_two_of_its_processes_died(tiny, tmp_path):
+    """Rank 1, then rank 0, by kill -9; the launcher starts all of them again each time."""
+    cfg = replace(tiny, max_steps=600, checkpoint_every=50, nproc=2)
+    straight = replace(cfg, run_dir=str(tmp_path / "straight"))
+    launch(straight)
+    process = start(cfg)
+    for rank, step in ((1, 120), (0, 320)):
+        wait_for(lambda: n_steps(cfg) > step, process)
+        workers = [p for p in children(process.pid) if "spawn_main" in Path(f"/proc/{p}/cmdline").read_text()]
+        os.kill(sorted(workers)[rank], signal.SIGKILL)
+    said = process.communicate(timeout=180)[0]
+    assert process.returncode == 0 and said.count("all start again from the last checkpoint") == 2, said
+    is_whole(cfg)
+    same_run(cfg, straight)
+
+
+def test_torchruns_own_restarts_do_it_too(tiny):
+    cfg = replace(tiny, max_steps=400, checkpoint_every=50, nproc=2)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max_restarts=2", *command(cfg)[1:]],
+        cwd=ROOT, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+    )  # fmt: skip
+    wait_for(lambda: n_steps(cfg) > 120, process)
+    os.kill(max(children(process.pid)), signal.SIGKILL)
+    said = process.communicate(timeout=180)[0]
+    assert process.returncode == 0, said[-3000:]
+    is_whole(cfg)
+
+
+def test_an_error_that_would_recur_is_not_tried_again(tiny):
+    process = start(replace(tiny, corpus="nowhere", nproc=2, data_dir=tiny.run_dir))
+    said = process.communicate(timeout=120)[0]
+    assert process.returncode != 0 and "FileNotFoundError: no corpus 'nowhere'" in said and "start again" not in said
+
+
+def _hanging_worker(cfg, rank_that_hangs):
+    cfg, real = TrainConfig(**cfg), bt._accumulate
+
+    def hang(model, *args):
+        if int(os.environ["RANK"]) == rank_that_hangs and n_steps(cfg) > 2:
+            time.sleep(1000)
+        return real(model, *args)
+
+    bt._accumulate = hang
+    torch.set_num_threads(1)
+    return train(cfg)
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_process_that_hangs_is_named(tiny, rank, monkeypatch):
+    monkeypatch.setenv("TORCH_ELASTIC_WORKER_SHUTDOWN_TIMEOUT", "1")
+    cfg = replace(tiny, nproc=3, n_lanes=3, max_steps=30, timeout_s=5.0)
+    config = LaunchConfig(1, 1, 3, run_id=f"hang{rank}", rdzv_backend="c10d", rdzv_endpoint="localhost:0", local_addr="localhost", max_restarts=0, monitor_interval=0.2)
+    with pytest.raises(Exception) as failed:
+        elastic_launch(config, _hanging_worker)(asdict(cfg), rank)
+    message = failed.value.get_first_failure()[1].message["message"]
+    assert message.startswith(f"LostProcess: process {rank} of 3 did not answer"), message
+
+
+# --- damaged files ---------------------------------------------------------------------------------------------------
+
+
+def flip(path, where=0.5):
+    data = bytearray(path.read_bytes())
+    data[int(len(data) * where)] ^= 4
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize("file", [*bt._FILES, "SHA256SUMS"])
+@pytest.mark.parametrize("fault", ["flipped", "truncated", "missing"])
+def test_a_damaged_checkpoint_is_passed_over(tiny, tmp_path, file, fault):
+    straight = replace(tiny, run_dir=str(tmp_path / "straight"))
+    train(straight)
+    train(tiny)
+    victim = Path(tiny.run_dir, "checkpoints/step_000008", file)
+    if fault == "flipped":
+        flip(victim, 0.3)
+    elif fault == "truncated":
+        victim.write_bytes(victim.read_bytes()[:-9])
+    else:
+        victim.unlink()
+    with pytest.warns(UserWarning, match=r"step_000008 is damaged .*going back to the one before it"):
+        found = train(tiny)
+    assert found["began_at"] == 6 and found["finished"]
+    is_whole(tiny)
+    same_run(tiny, straight)
+    assert Path(tiny.run_dir, "checkpoints/damaged_step_000008").is_dir()
+
+
+def test_when_all_checkpoints_are_damaged_nothing_is_begun_anew(tiny):
+    train(tiny)
+    for checkpoint in Path(tiny.run_dir, "checkpoints").iterdir():
+        flip(checkpoint / "model.safetensors")
+    before = read_metrics(tiny.run_dir)
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="all 2 checkpoints are damaged"):
+        train(tiny)
+    with pytest.warns(UserWarning), pytest.raises(ValueError, match="all 2 checkpoints are damaged"):
+        load_run(tiny.run_dir)
+    assert read_metrics(tiny.run_dir) == before
+
+
+def test_a_flipped_bit_in_the_tokens_is_found_before_it_is_learned(tiny, tmp_path):
+    cfg = replace(tiny, data_dir=str(tmp_path / "data"))
+    train(replace(cfg, max_steps=2))
+    flip(tmp_path / "data/train.bin")
+    with pytest.raises(ValueError, match=r"train.bin: block 0 .* does not match its checksum"):
+        train(replace(cfg, run_dir=str(tmp_path / "other"), max_steps=2))
+
+
+class _Bomb:
+    def __reduce__(self):
+        return os.mkdir, (self.path,)
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "optimizer.safetensors", "state.json"])
+def test_nothing_is_ever_unpickled(tiny, tmp_path, file):
+    """A checkpoint by somebody with bad intentions, its checksums in order."""
+    train(tiny)
+    bomb = _Bomb()
+    bomb.path = str(tmp_path / "exploded")
+    checkpoint = Path(tiny.run_dir, "checkpoints/step_000008")
+    (checkpoint / file).write_bytes(pickle.dumps(bomb))
+    sums = "".join(f"{bt._sha256(checkpoint / name)}  {name}\n" for name in bt._FILES)
+    (checkpoint / "SHA256SUMS").write_text(sums)
+    for use in (lambda: train(tiny), lambda: load_run(tiny.run_dir)):
+        try:
+            use()
+        except (ValueError, OSError) as e:
+            assert str(checkpoint) in str(e)
+    assert not (tmp_path / "exploded").exists()
+    pickle.loads(pickle.dumps(bomb))
+    assert (tmp_path / "exploded").exists()  # it would have
+
+
+def test_a_full_disk_is_named_and_the_last_checkpoint_stays(tiny, tmp_path):
+    """A real limit on the size of files: the third checkpoint's optimiser does not fit any more."""
+    train(replace(tiny, max_steps=8, checkpoint_every=0))
+    shutil.rmtree(Path(tiny.run_dir, "checkpoints"))
+    code = f"""
+import resource, sys
+import babygpt.train as bt
+real = bt._write_checkpoint
+def limited(dir, model, optimizer, step, enc):
+    if step == 6:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
+    real(dir, model, optimizer, step, enc)
+bt._write_checkpoint = limited
+bt.train(bt.TrainConfig(**{asdict(tiny)!r}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode != 0 and "step_000006 could not be written" in done.stderr and "The last good checkpoint is step_000004; make room and start again" in done.stderr
+    assert sorted(p.name for p in Path(tiny.run_dir, "checkpoints").iterdir()) == ["step_000002", "step_000004"]
+    assert train(tiny)["began_at"] == 4
+    is_whole(tiny)
+
+
+# --- numbers that are none -------------------------------------------------------------------------------------------
+
+
+def spoil(monkeypatch, cfg, steps, value):
+    """Make the loss of some steps infinite or no number."""
+    real = bt._accumulate
+
+    def accumulate(model, x, y, micro_batch, autocast):
+        loss = real(model, x, y, micro_batch, autocast)
+        if len(read_metrics(cfg.run_dir)) in steps:  # the number of the step in progress: step 0 has a line of its own
+            for p in model.parameters():
+                p.grad.mul_(value)
+                break
+        return loss
+
+    monkeypatch.setattr(bt, "_accumulate", accumulate)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_step_without_a_finite_gradient_is_skipped_and_counted(tiny, monkeypatch, value):
+    spoil(monkeypatch, tiny, {3, 4, 6}, value)
+    cfg = replace(tiny, checkpoint_every=1, keep_checkpoints=9)
+    found = train(cfg)
+    is_whole(cfg)
+    assert found["skipped"] == 3 and found["finished"] and math.isfinite(found["loss"])
+    assert [(m["step"], m["skipped"]) for m in read_metrics(cfg.run_dir) if "skipped" in m] == [(3, 1), (4, 2), (6, 1)]
+    weights = [Path(cfg.run_dir, f"checkpoints/step_{s:06d}/model.safetensors").read_bytes() for s in range(1, 9)]
+    assert weights[1] == weights[2] == weights[3] != weights[4] == weights[5] != weights[6]
+
+
+def test_after_too_many_in_a_row_it_stops_and_names_the_last_good_checkpoint(tiny, monkeypatch):
+    spoil(monkeypatch, tiny, range(5, 99), math.nan)
+    with pytest.raises(FloatingPointError, match="not finite in 3 steps in a row, the last of them 7; the last good checkpoint is step_000006"):
+        train(replace(tiny, max_skipped=3))
+    monkeypatch.undo()
+    assert train(tiny)["finished"]
+
+
+# --- memory, and company ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")])
+def test_auto_finds_the_micro_batch_that_fits(tiny, tmp_path, monkeypatch, error):
+    forward, tried = GPT.forward, []
+
+    def limited(self, idx, *args, **kw):
+        tried.append(len(idx))
+        if len(idx) > 3:
+            raise error
+        return forward(self, idx, *args, **kw)
+
+    known = replace(tiny, run_dir=str(tmp_path / "known"), micro_batch=2, modes="train")
+    train(known)
+    monkeypatch.setattr(GPT, "forward", limited)
+    cfg = replace(tiny, micro_batch="auto", modes="train")
+    train(cfg)
+    assert tried[:3] == [8, 4, 2] and set(tried[3:]) == {2}
+    same_run(cfg, known)  # the global batch is what it was
+    monkeypatch.setattr(GPT, "forward", lambda *a, **k: (_ for _ in ()).throw(error))
+    with pytest.raises(torch.OutOfMemoryError, match="not even one row fits"):
+        train(replace(cfg, run_dir=str(tmp_path / "none")))
+
+
+def test_another_error_is_not_taken_for_a_lack_of_memory(tiny, monkeypatch):
+    monkeypatch.setattr(GPT, "forward", lambda *a, **k: (_ for _ in ()).throw(RuntimeError("shape '[3]' is invalid")))
+    with pytest.raises(RuntimeError, match="is invalid"):
+        train(replace(tiny, micro_batch="auto", modes="train"))
+
+
+def test_two_runs_do_not_share_a_folder(tiny, monkeypatch):
+    cfg = replace(tiny, max_steps=100_000)
+    process = start(cfg)
+    wait_for(lambda: n_steps(cfg) > 5, process)
+    monkeypatch.setattr(bt, "_PATIENCE", 1)
+    with pytest.raises(ValueError, match=rf"is in use by process {process.pid} on .*: wait until it is done, or choose another folder"):
+        train(cfg)
+    before = n_steps(cfg)
+    wait_for(lambda: n_steps(cfg) > before + 20, process)  # and the first goes on as if nothing had been
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert [m["step"] for m in read_metrics(cfg.run_dir)] == list(range(n_steps(cfg) + 1))
+
+
+def test_a_new_run_waits_for_the_orphans_of_the_last_one(tiny):
+    """Only the launcher is killed; its processes notice within a second, and the next run begins when they are gone."""
+    cfg = replace(tiny, max_steps=2000, checkpoint_every=20, nproc=2)
+    process = start(cfg)
+    wait_for(lambda: n_steps(cfg) > 50, process)
+    os.kill(process.pid, signal.SIGKILL)
+    second = start(replace(cfg, max_steps=2000))
+    time.sleep(5)  # the orphans are gone by now
+    reached = n_steps(cfg)
+    wait_for(lambda: n_steps(cfg) > reached + 50, second)
+    os.killpg(second.pid, signal.SIGKILL)
+    second.communicate()
+    assert [m["step"] for m in read_metrics(cfg.run_dir)] == list(range(n_steps(cfg) + 1))
+
+
+# --- configurations --------------------------------------------------------------------------------------------------
+
+
+def test_what_may_change_between_runs_may_and_what_may_not_is_named(tiny):
+    """Every field, by name."""
+    train(replace(tiny, max_steps=2))
+    saved = asdict(replace(tiny, max_steps=2))
+    other = {"pos": "rope", "act": "relu2", "dtype": "float64", "resume": "never", "modes": "validate", "n_head": 4, "tokenizer": "gpt2:400", "preset": "a40x8", "device": "cpu"}
+    for name, value in saved.items():
+        changed = other.get(name, not value if isinstance(value, bool) else value * 2 if isinstance(value, (int, float)) and value else "x" if not isinstance(value, int) else 1)
+        assert changed != value
+        cfg = TrainConfig(**(saved | {name: changed}))
+        if name in bt._MAY_CHANGE:
+            continue
+        with pytest.raises(ValueError, match=rf"another configuration \({name}: "):
+            bt._open_run(Path(tiny.run_dir), cfg)
+    assert bt._MAY_CHANGE < set(saved)
+
+
+JUNK = st.one_of(st.none(), st.booleans(), st.integers(-3, 10**6), st.floats(), st.text(max_size=5), st.lists(st.integers(), max_size=2))
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_whatever_config_json_holds_the_error_names_it(tmp_path, data):
+    good = json.dumps(asdict(TrainConfig()))
+    kind = data.draw(st.sampled_from(["bytes", "field", "cut", "json"]))
+    if kind == "bytes":
+        raw = bytearray(good.encode())
+        for _ in range(data.draw(st.integers(1, 5))):
+            raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    elif kind == "field":
+        raw = json.dumps(json.loads(good) | {data.draw(st.sampled_from(sorted(json.loads(good)))): data.draw(JUNK)}).encode()
+    elif kind == "cut":
+        raw = good.encode()[: data.draw(st.integers(0, len(good) - 1))]
+    else:
+        raw = json.dumps(data.draw(JUNK)).encode()
+    (tmp_path / "config.json").write_bytes(raw)
+    try:
+        assert isinstance(bt._read_config(tmp_path), TrainConfig)
+    except ValueError as e:
+        assert str(tmp_path / "config.json") in str(e)
+
+
+def mutated(data, good):
+    """Bytes of a good file with some of them changed, or cut off."""
+    raw = bytearray(good)
+    for _ in range(data.draw(st.integers(1, 4))):
+        raw[data.draw(st.integers(0, len(raw) - 1))] = data.draw(st.integers(0, 255))
+    return bytes(raw[: data.draw(st.sampled_from([len(raw), len(raw), len(raw) // 2]))])
+
+
+@pytest.fixture(scope="module")
+def token_dir(tmp_path_factory):
+    dir = tmp_path_factory.mktemp("tokens")
+    write_tokens(load_corpus("embedded"), get_tokenizer("gpt2:400"), dir, "train")
+    return dir
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_whatever_meta_json_and_the_index_hold_the_error_names_the_file(token_dir, data):
+    """Read as a run reads them: how far to read, then a batch."""
+    name = data.draw(st.sampled_from(["meta.json", "train.bin.index", "train.bin"]))
+    good = (token_dir / name).read_bytes()
+    (token_dir / name).write_bytes(mutated(data, good))
+    cfg = TrainConfig(max_steps=data.draw(st.integers(1, 30)), n_lanes=1, rows=1, block_size=8, chunk_size=50, window=50)
+    try:
+        tokens = TokenFile(token_dir, "train")
+        n = bt._tokens_needed(cfg, tokens)
+        assert 0 < n <= len(tokens)
+        tokens[:n]
+    except (ValueError, FileNotFoundError) as e:
+        assert str(token_dir) in str(e)
+    finally:
+        (token_dir / name).write_bytes(good)
+
+
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_whatever_a_line_of_hellaswag_holds_the_error_names_it(tmp_path, data):
+    items = load_hellaswag("embedded")[:3]
+    kind = data.draw(st.sampled_from(["bytes", "field", "deep"]))
+    lines = [json.dumps(i, ensure_ascii=False).encode() for i in items]
+    if kind == "bytes":
+        lines[1] = mutated(data, lines[1])
+    elif kind == "field":
+        lines[1] = json.dumps(items[1] | {data.draw(st.sampled_from(["label", "endings", "ctx", "ctx_a", "activity_label"])): data.draw(JUNK)}).encode()
+    else:
+        lines[1] = b"[" * 100_000
+    (tmp_path / "items.jsonl").write_bytes(b"\n".join(lines))
+    try:
+        found = load_hellaswag(tmp_path / "items.jsonl")
+    except ValueError as e:
+        assert str(tmp_path / "items.jsonl") in str(e)
+    else:  # still items, if others: then they can be scored
+        score(GPT(GPTConfig(8, 400, 1, 1, 4)), get_tokenizer("gpt2:400"), found)
+
+
+def test_a_folder_without_its_configuration_is_named(tiny):
+    train(tiny)
+    Path(tiny.run_dir, "config.json").unlink()
+    for use in (lambda: load_run(tiny.run_dir), lambda: train(tiny)):
+        with pytest.raises(FileNotFoundError, match="config.json is missing: is .* a run's folder"):
+            use()
+
+
+# --- rehearsal -------------------------------------------------------------------------------------------------------
+
+
+def test_a_rehearsal_keeps_the_topology(monkeypatch, tmp_path):
+    cfg = bt.PRESETS["a40x8"]
+    small = bt._in_small(cfg, tmp_path)
+    for world in (8, 4):
+        small = bt._in_small(replace(cfg, nproc=world), tmp_path)
+        share = cfg.n_lanes // world
+        assert (small.nproc, small.n_lanes, small.dtype, small.hellaswag_style) == (world, 8, "bfloat16", cfg.hellaswag_style)
+        assert share * small.rows // small.micro_batch == share * cfg.rows // cfg.micro_batch  # pieces of a batch
+    assert {k for k, v in asdict(small).items() if v != asdict(cfg)[k]} <= {
+        "corpus", "tokenizer", "hellaswag", "chunk_size", "window", "n_layer", "n_head", "n_embd", "block_size", "rows", "micro_batch", "max_steps", "warmup_steps", "lr", "min_lr", "val_every",
+        "val_tokens", "hellaswag_every", "sample_every", "sample_tokens", "checkpoint_every", "keep_checkpoints", "device", "compile", "restarts", "modes", "run_dir", "data_dir", "nproc",
+    }  # fmt: skip
+
+
+def test_a_rehearsal_exercises_what_it_says(monkeypatch, tmp_path):
+    monkeypatch.setattr(bt, "_root", lambda: tmp_path)
+    seen = bt.rehearsal(replace(bt.PRESETS["a40x8"], nproc=4))
+    page = str(seen)
+    assert all(seen.checks.values()) and len(seen.checks) == 10, page
+    assert seen.summary["began_at"] == 4 and (tmp_path / "runs/rehearsal-a40x8/run/killed").exists()
+    for piece in ("✓ 4 processes share 8 lanes, 4 pieces of a batch each", "? torch.compile", "? the Hub: fineweb2, hellaswagx", "4 × A40"):
+        assert piece in page
+    Path(seen.cfg.run_dir, "metrics.jsonl").write_text("")
+    assert not all(bt._checks(bt.PRESETS["a40x8"], seen.cfg, seen.summary).values())  # a check can fail
