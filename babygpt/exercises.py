@@ -800,3 +800,88 @@ def _():
         "gives all that was said so far each time: asked for is what is new": lambda pieces: [b"".join(pieces[: n + 1]).decode(errors="ignore") for n in range(len(pieces))],
         "takes every byte for a letter: that is Latin-1": lambda pieces: [p.decode("latin-1") for p in pieces],
     }
+
+
+# ---- 10: what a run costs
+
+
+def _flops_cases():
+    yield 1, 1, 1, 1
+    yield 1, 2, 5, 3
+    yield 12, 768, 50_257, 1024
+    yield 4, 96, 2048, 256
+    yield 12, 768, 32_000, 64
+
+
+@_exercise("10.1", _flops_cases)
+def _():
+    def forward(n_layer, d, V, T, output=True, attention=1.0, positions=False, layers=None):
+        products = [(d, 3 * d), (d, d), (d, 4 * d), (4 * d, d)] * (n_layer if layers is None else layers)
+        products += [(d, V)] * output + [(T, d)] * positions
+        weights = sum(2 * rows * columns for rows, columns in products)
+        return weights + attention * sum(2 * T * d for _ in range(n_layer) for _ in ("scores", "values"))
+
+    def spec(*a):
+        return 3 * forward(*a)
+
+    return spec, {
+        "counts the forward pass only: the backward pass costs twice as much again": forward,
+        "doubles: the backward pass needs two products for each one of the forward pass, which makes three": lambda *a: 2 * forward(*a),
+        "leaves attention out: scores and their sums are products too": lambda *a: 3 * forward(*a, attention=0),
+        "leaves the output layer out: it is the largest matrix of all": lambda *a: 3 * forward(*a, output=False),
+        "counts a multiplication and its addition as one operation": lambda *a: spec(*a) / 2,
+        "counts half of attention: it has two products, and by the convention scores of the future count": lambda *a: 3 * forward(*a, attention=0.5),
+        "counts the table of positions: it is looked up, not multiplied": lambda *a: 3 * forward(*a, positions=True),
+        "counts one layer's matrices: there are n_layer": lambda *a: 3 * forward(*a, layers=1),
+    }
+
+
+def _state_cases():
+    yield 1, 1
+    yield 16, 2
+    yield 1_000, 1
+    yield 124_439_808, 8
+    yield 124_439_808, 16
+
+
+@_exercise("10.2", _state_cases)
+def _():
+    def held(weights=1, gradients=1, moments=2, buckets=1, always=False, size=4):
+        return lambda n, world: size * n * sum([weights, gradients, moments] + [buckets] * (always or world > 1))
+
+    return held(), {
+        "forgets DDP's buckets: from two processes on there is a copy of the gradients": held(buckets=0),
+        "counts DDP's buckets for a single process too, which has no DDP": held(always=True),
+        "forgets the gradients or one of AdamW's two moments: with the weights that makes four numbers a parameter": held(moments=1),
+        "forgets AdamW's moments": held(moments=0),
+        "counts the weights alone: training keeps much more": held(gradients=0, moments=0, buckets=0),
+        "counts numbers, not bytes": held(size=1),
+        "divides by the processes: under DDP each of them holds all of it": lambda n, world: held()(n, world) / world,
+        "multiplies by the processes: asked for is one of them": lambda n, world: held()(n, world) * world,
+    }
+
+
+def _ring_cases():
+    yield 1_000_000_000, 2, 8.0
+    yield 1_000_000_000, 4, 8.0
+    yield 497_759_232, 8, 100.0
+    yield 497_759_232, 16, 10.0
+    yield 497_759_232, 1, 10.0
+
+
+@_exercise("10.3", _ring_cases)
+def _():
+    def spec(n_bytes, world, gbit):
+        bits = 0.0
+        for _round in ("add up", "hand round"):
+            for _turn in range(1, world):
+                bits += 8 * n_bytes / world
+        return bits / (gbit * 1e9)
+
+    return spec, {
+        "counts one round: the sums must be handed round as well": lambda n, w, g: spec(n, w, g) / 2,
+        "takes bytes for bits: a byte has eight": lambda n, w, g: spec(n, w, g) / 8,
+        "sends all of it twice: a process sends `world - 1` pieces of `world` in each round": lambda n, w, g: 16 * n / (g * 1e9),
+        "sends everything in every turn, or adds up what all send at the same time: in a turn each sends one piece": lambda n, w, g: spec(n, w, g) * w,
+        "sends everything to each of the others: what goes round are pieces": lambda n, w, g: spec(n, w, g) * w / 2,
+    }

@@ -70,14 +70,14 @@ def _rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tens
     return torch.cat((a * cos - b * sin, a * sin + b * cos), dim=-1).type_as(x)
 
 # %% ../nbs/04_model.ipynb #5abde5f9
+_ONEDNN = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
+
+
 def _mm(a: torch.Tensor, b: torch.Tensor, bias: torch.Tensor | None = None) -> torch.Tensor:
     "a (N, k) @ b.T (k, M) + bias. Where PyTorch would take MKL, for float32 on a CPU, oneDNN: twice as fast on AMD's processors. No gradients."
     if a.dtype != torch.float32 or a.device.type != "cpu" or not _ONEDNN or torch.compiler.is_compiling():
         return F.linear(a, b, bias)
     return torch.ops.mkldnn._linear_pointwise(a, b, bias, "none", [], "")
-
-
-_ONEDNN = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
 
 class _Product(torch.autograd.Function):

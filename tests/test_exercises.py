@@ -19,7 +19,7 @@ NAMES = {"np": np, "torch": torch, "math": math, "F": F}  # what a notebook has 
 def read_notebooks():
     """{number: (notebook, text with hints and solution, source of the stub's cell)}"""
     found = {}
-    for path in sorted((ROOT / "nbs").glob("0*.ipynb")):
+    for path in sorted((ROOT / "nbs").glob("[01]*.ipynb")):
         cells = [(c["cell_type"], "".join(c["source"])) for c in json.loads(path.read_text(encoding="utf-8"))["cells"]]
         for (_, text), (kind, code) in zip(cells, cells[1:]):
             if kind == "code" and (call := re.search(r'^check\("(\d\d\.\d)", (\w+)\)$', code, re.M)):
@@ -58,7 +58,7 @@ def test_every_exercise_is_asked_once_and_in_its_notebook():
     assert all(number[:2] == stem[:2] for number, (stem, _, _) in NOTEBOOKS.items())
     for stem in {stem for stem, _, _ in NOTEBOOKS.values()}:
         assert 2 <= sum(s == stem for s, _, _ in NOTEBOOKS.values()) <= 4
-    assert {number[:2] for number in EXERCISES} >= {f"{i:02}" for i in range(8)}
+    assert {number[:2] for number in EXERCISES} >= {f"{i:02}" for i in (*range(8), 10)}
 
 
 @pytest.mark.parametrize("number", NOTEBOOKS)
@@ -154,6 +154,18 @@ WRONG = [
     ("07.4", "def f(pieces):\n return [str(p, 'utf-8', 'replace') for p in pieces]", "half a letter"),
     ("07.4", "def f(pieces):\n out, all = [], b''\n for p in pieces:\n  all += p; out.append(all.decode('utf-8', 'ignore'))\n return out", "what is new"),
     ("07.4", "def f(pieces):\n return [''.join(map(chr, p)) for p in pieces]", "Latin-1"),
+    ("10.1", "def f(n_layer, n_embd, vocab_size, block_size):\n return 6 * (12 * n_layer * n_embd ** 2 + vocab_size * n_embd)", "leaves attention out"),
+    ("10.1", "def f(n_layer, n_embd, vocab_size, block_size):\n return 2 * (12 * n_layer * n_embd ** 2 + vocab_size * n_embd) + 4 * n_layer * block_size * n_embd", "forward pass only"),
+    ("10.1", "def f(n_layer, n_embd, vocab_size, block_size):\n return 6 * (12 * n_layer * n_embd ** 2 + vocab_size * n_embd) + 6 * n_layer * block_size * n_embd", "half of attention"),
+    ("10.1", "def f(n_layer, n_embd, vocab_size, block_size):\n return 72 * n_layer * n_embd ** 2 + 12 * n_layer * block_size * n_embd", "leaves the output layer out"),
+    ("10.2", "def f(n, world):\n return 16 * n", "forgets DDP's buckets"),
+    ("10.2", "def f(n, world):\n return 20 * n", "for a single process too"),
+    ("10.2", "def f(n, world):\n return (20 if world > 1 else 16) * n / world", "divides by the processes"),
+    ("10.2", "def f(n, world):\n return n * (3 + (world > 1)) * 4", "one of AdamW's two moments"),
+    ("10.3", "def f(n_bytes, world, gbit):\n return 2 * (world - 1) / world * n_bytes / (gbit * 1e9)", "bytes for bits"),
+    ("10.3", "def f(n_bytes, world, gbit):\n return (world - 1) / world * n_bytes * 8 / gbit / 1e9", "one round"),
+    ("10.3", "def f(n_bytes, world, gbit):\n return 2 * n_bytes * 8 / (gbit * 1e9)", "all of it twice"),
+    ("10.3", "def f(n_bytes, world, gbit):\n return 2 * (world - 1) * n_bytes * 8 / (gbit * 1e9)", "everything in every turn"),
 ]  # fmt: skip
 
 

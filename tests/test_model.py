@@ -4,11 +4,15 @@ import math
 import pytest
 import torch
 from conftest import python
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch.nn import functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import GPT2Config, GPT2LMHeadModel
 
-from babygpt.model import GPT, GPTConfig, KVCache, _linear
+import babygpt.model
+from babygpt.model import GPT, GPTConfig, KVCache, _linear, _piecewise_loss
 
 SMALL = GPTConfig(block_size=24, vocab_size=97, n_layer=3, n_head=4, n_embd=32)
 SWITCHES = [{}, {"pos": "rope"}, {"act": "relu2"}, {"qk_norm": True}, {"bias": False}, dict(pos="rope", act="relu2", qk_norm=True, bias=False)]
@@ -197,3 +201,144 @@ def test_shapes_that_cannot_be_are_refused(field, message):
 def test_every_parameter_learns(model):
     model(ids()[:, :-1], ids()[:, 1:])[1].backward()
     assert [n for n, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum()] == []
+
+def gradients(loss, tensors):
+    return torch.autograd.grad(loss, [t for t in tensors if t.requires_grad])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("shape", [(5, 32), (3, 7, 32), (64, 32)])
+@pytest.mark.parametrize("learns", [(True, True, True), (True, False, False), (False, True, True)])
+def test_a_linear_layer_has_the_same_gradients(dtype, shape, learns):
+    torch.manual_seed(0)
+    args = [torch.randn(s, dtype=dtype).requires_grad_(need) for s, need in zip((shape, (50, 32), (50,)), learns)]
+    for n in (2, 3):  # without and with a bias
+        found, expected = (gradients(f(*args[:n]).sum() + f(*args[:n]).square().sum(), args[:n]) for f in (_linear, F.linear))
+        torch.testing.assert_close(found, expected, atol=1e-3 if dtype == torch.float32 else 1e-10, rtol=1e-5)
+    turned = torch.randn(32, 9, dtype=dtype).t()  # not contiguous
+    torch.testing.assert_close(_linear(turned, *args[1:]), F.linear(turned, *args[1:]))
+
+
+def test_a_linear_layer_under_autocast():
+    x, w = torch.randn(9, 32), torch.randn(50, 32)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert _linear(x, w).dtype == torch.bfloat16
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(1, 40), st.integers(2, 60), st.integers(1, 200), st.sampled_from([torch.float32, torch.float64]), st.floats(0, 0.9), st.integers(0, 99))
+def test_loss_in_pieces_is_the_loss(n, vocab, at_once, dtype, ignored, seed):
+    torch.manual_seed(seed)
+    hidden, weight = (torch.randn(k, 16, dtype=dtype, requires_grad=True) for k in (n, vocab))
+    targets = torch.randint(vocab, (n,)).masked_fill(torch.rand(n) < ignored, -100)
+    targets[0] = vocab - 1
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(babygpt.model, "_AT_ONCE", at_once)  # a row at a time, some of them, all
+        found = _piecewise_loss(hidden, weight, targets)
+    expected = F.cross_entropy(F.linear(hidden, weight), targets)
+    tolerance = dict(atol=1e-6, rtol=1e-6) if dtype == torch.float32 else dict(atol=1e-12, rtol=1e-12)
+    torch.testing.assert_close(found, expected, **tolerance)
+    torch.testing.assert_close(gradients(3 * found, (hidden, weight)), gradients(3 * expected, (hidden, weight)), **tolerance)
+
+
+def test_loss_in_pieces_of_nothing_and_of_too_much():
+    hidden, weight = (torch.randn(k, 16, requires_grad=True) for k in (4, 9))
+    loss = _piecewise_loss(hidden, weight, torch.full((4,), -100))
+    assert loss.isnan() and not any(g.any() for g in gradients(loss, (hidden, weight)))  # as F.cross_entropy has it
+    for bad in (9, -1):
+        with pytest.raises((IndexError, RuntimeError)):
+            _piecewise_loss(hidden, weight, torch.tensor([0, 1, bad, 2]))
+
+
+def test_loss_in_pieces_under_autocast(monkeypatch):
+    """Products in bfloat16, the softmax not: the loss is that of float32 logits, and gradients of float32 weights are float32."""
+    torch.manual_seed(0)
+    monkeypatch.setattr(babygpt.model, "_AT_ONCE", 16 * 300)
+    hidden, weight, targets = torch.randn(90, 64, requires_grad=True), (0.1 * torch.randn(300, 64)).requires_grad_(), torch.randint(300, (90,))
+    with torch.autocast("cpu", torch.bfloat16):
+        found, expected = _piecewise_loss(hidden, weight, targets), F.cross_entropy(F.linear(hidden, weight).float(), targets)
+    assert found.dtype == torch.float32 and found.item() == pytest.approx(expected.item(), abs=1e-5)
+    for a, b in zip(gradients(found, (hidden, weight)), gradients(F.cross_entropy(F.linear(hidden, weight), targets), (hidden, weight))):
+        assert a.dtype == torch.float32 and (a - b).norm() < 0.01 * b.norm()
+
+
+class Wrapped(torch.nn.Module):
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, *args, **kwargs):
+        return self.module(*args, **kwargs)
+
+
+def with_ddp(model):
+    return torch.nn.parallel.DistributedDataParallel(model)
+
+
+@pytest.fixture
+def world():
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    yield
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("wrap", [lambda m: m, Wrapped, with_ddp, lambda m: torch.compile(m, backend="aot_eager")], ids=["bare", "wrapped", "ddp", "compiled"])
+def test_model_gives_its_loss_alone(world, wrap):
+    """Gradients of two micro-batches add up to those of the plain loss, the tied embedding's among them."""
+    torch.manual_seed(0)
+    model = GPT(SMALL).double()
+    net, x, y = wrap(model), ids(23), ids()[:, 1:].clone()
+    y[0, :9] = -100
+    sides = []
+    for alone in (True, False):
+        model.zero_grad()
+        for _ in range(2):
+            logits, loss = net(x, y, return_logits=not alone)
+            (loss / 2).backward()
+        assert (logits is None) == alone
+        sides.append([loss.detach(), *(p.grad.clone() for p in model.parameters())])
+    torch.testing.assert_close(*sides, atol=1e-12, rtol=1e-9)
+
+
+def test_loss_alone_without_a_way_back(model):
+    x, y = ids()[:, :-1], ids()[:, 1:]
+    expected = model(x, y)[1]
+    for mode in (torch.no_grad, torch.inference_mode):
+        with mode():
+            assert model(x, y, return_logits=False)[1].item() == pytest.approx(expected.item(), abs=1e-6)
+    model.wte.requires_grad_(False)  # only what is below learns
+    for a, b in zip(*(gradients(loss, model.parameters()) for loss in (model(x, y, return_logits=False)[1], expected))):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-4)
+    loss = model.requires_grad_(False)(x, y, return_logits=False)[1]
+    assert not loss.requires_grad and loss.item() == pytest.approx(expected.item(), abs=1e-6)
+    with pytest.raises(ValueError, match="needs targets"):
+        model(x, return_logits=False)
+
+
+def test_a_second_way_back_is_refused(model):
+    loss = model(ids()[:, :-1], ids()[:, 1:], return_logits=False)[1]
+    loss.backward(retain_graph=True)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
+class Largest(TorchDispatchMode):
+    """Numbers in the largest tensor that any operation gives, backward too."""
+
+    def __init__(self):
+        super().__init__()
+        self.n = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        out = func(*args, **(kwargs or {}))
+        self.n = max([self.n, *(t.numel() for t in torch.utils._pytree.tree_leaves(out) if isinstance(t, torch.Tensor))])
+        return out
+
+
+def test_the_logits_are_never_all_there(monkeypatch):
+    monkeypatch.setattr(babygpt.model, "_AT_ONCE", 5 * 5000)
+    model, x = GPT(dataclasses.replace(SMALL, vocab_size=5000)), ids(24, 8, 5000)
+    for alone, n in ((False, 8 * 24 * 5000), (True, 5000 * 32)):  # the largest left is the embedding's gradient
+        with Largest() as largest:
+            model(x, x, return_logits=not alone)[1].backward()
+        assert largest.n == n
