@@ -163,19 +163,6 @@ def test_a_run_finishes_after_two_of_its_processes_died(tiny, tmp_path):
     same_run(cfg, straight)
 
 
-def test_torchruns_own_restarts_do_it_too(tiny):
-    cfg = replace(tiny, max_steps=400, checkpoint_every=50, nproc=2)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "--max_restarts=2", *command(cfg)[1:]],
-        cwd=ROOT, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-    )  # fmt: skip
-    wait_for(lambda: n_steps(cfg) > 120, process)
-    os.kill(max(children(process.pid)), signal.SIGKILL)
-    said = process.communicate(timeout=180)[0]
-    assert process.returncode == 0, said[-3000:]
-    is_whole(cfg)
-
-
 def test_an_error_that_would_recur_is_not_tried_again(tiny):
     process = start(replace(tiny, corpus="nowhere", nproc=2, data_dir=tiny.run_dir))
     said = process.communicate(timeout=120)[0]
