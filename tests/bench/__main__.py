@@ -1,4 +1,4 @@
-"""Measure what babygpt does side by side with its peers: `python tests/bench [hellaswag generate] [--rounds 5]`.
+"""Measure what babygpt does side by side with its peers: `python tests/bench [data generate hellaswag train] [--rounds 5]`.
 
 Prints a Markdown table. A ratio above 1 says how many times faster ours is; both run in turns in one process, on all cores.
 """
@@ -25,7 +25,7 @@ if __name__ == "__main__":
         parser.error(f"no benchmark {', '.join(sorted(unknown))}: choose from {', '.join(NAMES)}")
     datasets.disable_progress_bars()
     logging.disable(logging.WARNING)
-    print(", ".join(f"{p} {version(p)}" for p in ("torch", "transformers", "lm_eval")), end="; ")
+    print(", ".join(f"{p} {version(p)}" for p in ("torch", "transformers", "lm_eval", "tiktoken", "datasets", "datatrove")), end="; ")
     print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {args.rounds} rounds\n\n{side_by_side.HEAD}", flush=True)
     for name in args.names or NAMES:
         for case in importlib.import_module(f"bench_{name}").cases():
