@@ -885,3 +885,179 @@ def _():
         "sends everything in every turn, or adds up what all send at the same time: in a turn each sends one piece": lambda n, w, g: spec(n, w, g) * w,
         "sends everything to each of the others: what goes round are pieces": lambda n, w, g: spec(n, w, g) * w / 2,
     }
+
+
+# ---- 11: checkpoints
+
+
+class _Disk(dict):
+    "A disk that remembers what a kill would have left, after each of its operations."
+
+    def __init__(self, files: dict[str, str]):
+        super().__init__(files)
+        self.moments = []
+
+    def _note(self):
+        self.moments.append(dict(self))
+
+    def __setitem__(self, name, data):
+        for content in ("", data):
+            super().__setitem__(name, content)
+            self._note()
+
+    def __delitem__(self, name):
+        super().__delitem__(name)
+        self._note()
+
+    def rename(self, old, new):
+        super().__setitem__(new, self.pop(old))
+        self._note()
+
+
+def _saves(f, files, name, data):
+    disk = _Disk(files)
+    f(disk, name, data)
+    if not disk.moments:
+        return None
+    return {
+        f"killed at any moment, the old {name} or the whole new one is there": all(m.get(name) in (files.get(name), data) for m in disk.moments),
+        f"in the end {name} is the new one": disk.get(name) == data,
+        "nothing else is left": disk.keys() <= {*files, name} - {name + ".tmp"},
+    }
+
+
+def _save_cases():
+    yield {}, "a", "new"
+    yield {"a": "old"}, "a", "new"
+    yield {"a": "old", "b": "other"}, "a", "longer than that"
+    yield {"a": "old", "a.tmp": "ne"}, "a", "new"
+
+
+@_exercise("11.1", _save_cases, observe=_saves)
+def _():
+    def spec(disk, name, data):
+        disk[name + ".tmp"] = data
+        disk.rename(name + ".tmp", name)
+
+    def into_the_file(disk, name, data):
+        disk[name] = data
+
+    def delete_first(disk, name, data):
+        disk[name + ".tmp"] = data
+        if name in disk:
+            del disk[name]
+        disk.rename(name + ".tmp", name)
+
+    def copy(disk, name, data):
+        disk[name + ".tmp"] = data
+        disk[name] = disk[name + ".tmp"]
+
+    def beside(disk, name, data):
+        disk[name + ".tmp"] = data
+
+    return spec, {
+        "writes into the file itself: killed between making and filling it, neither the old nor the new one is there": into_the_file,
+        "deletes the old one first: killed after that, there is none": delete_first,
+        "leaves a second file behind, and the first is empty for a moment all the same: fill another and give it the name": copy,
+        "never gives the new file its name": beside,
+    }
+
+
+def _go_on_cases():
+    yield [], []
+    yield ["step_000004"], []
+    yield ["step_000004", "step_000008"], []
+    yield ["step_000008", "step_000004"], []
+    yield ["step_000004", "step_000008", "step_000012.tmp"], []
+    yield ["step_000004", "step_000008"], ["step_000008"]
+    yield ["step_000004", "step_000008"], ["step_000008", "step_000004"]
+    yield ["step_1000000", "step_999000"], []
+
+
+@_exercise("11.2", _go_on_cases)
+def _():
+    def pick(by=lambda name: int(name[5:].removesuffix(".tmp")), unfinished=False, broken=False, which=max):
+        def go_on_from(folders, damaged):
+            whole = [name for name in folders if (unfinished or not name.endswith(".tmp")) and (broken or name not in damaged)]
+            return which(whole, key=by, default="")
+
+        return go_on_from
+
+    def last_of_the_list(folders, damaged):
+        whole = [name for name in folders if not name.endswith(".tmp") and name not in damaged]
+        return whole[-1] if whole else ""
+
+    def only_the_newest(folders, damaged):
+        newest = pick(broken=True)(folders, damaged)
+        return "" if newest in damaged else newest
+
+    return pick(), {
+        "compares names as words: step_999000 comes after step_1000000 there": pick(by=lambda name: name),
+        "takes one that was not finished (.tmp)": pick(unfinished=True),
+        "takes a damaged one": pick(broken=True),
+        "takes the last of the list: the names come in any order": last_of_the_list,
+        "takes the oldest one: all that was learned since is lost": pick(which=min),
+        "gives up where the newest is damaged: there may be a whole one before it": only_the_newest,
+    }
+
+
+# ---- 12: rehearsal
+
+
+def _interval_cases():
+    yield 1.0, 200.0
+    yield 10.0, 3_600.0
+    yield 10.0, 86_400.0
+    yield 45.0, 21_600.0
+
+
+@_exercise("12.1", _interval_cases)
+def _():
+    def spec(save, between):
+        def wasted(t):
+            return save / t + t / 2 / between
+
+        low, high = 1e-3, 1e7
+        for _halving in range(200):  # the curve falls, then rises: look at two points, keep the side of the lower one
+            a, b = low + (high - low) / 3, high - (high - low) / 3
+            low, high = (low, b) if wasted(a) < wasted(b) else (a, high)
+        return low
+
+    return spec, {
+        "counts a whole interval for a fault: on average it comes in the middle": lambda s, b: math.sqrt(s * b),
+        "forgets the root: that is a product of two times": lambda s, b: 2 * s * b,
+        "divides by 2 where it should multiply": lambda s, b: math.sqrt(s * b / 2),
+        "takes the mean of the two times": lambda s, b: (s + b) / 2,
+    }
+
+
+def _kill_cases():
+    yield 12, 4, 7, 1
+    yield 12, 4, 7, 2
+    yield 12, 4, 3, 1
+    yield 12, 4, 8, 1
+    yield 1_000, 100, 999, 5
+    yield 10, 1, 5, 3
+    yield 10, 4, 5, 0
+
+
+@_exercise("12.2", _kill_cases)
+def _():
+    def spec(last, every, at, kills):
+        computed = step = safe = 0
+        while step < last:
+            step, computed = step + 1, computed + 1
+            if step == at and kills:
+                kills, step = kills - 1, safe
+            elif step % every == 0:
+                safe = step
+        return computed
+
+    return spec, {
+        "takes the checkpoint of step `at` for written: the run died before it": lambda n, e, at, k: n + k * (at % e),
+        "begins anew after each kill: there may be a checkpoint": lambda n, e, at, k: n + k * at,
+        "counts one kill only": lambda n, e, at, k: spec(n, e, at, min(k, 1)),
+        "counts a whole interval for each kill": lambda n, e, at, k: n + k * e,
+        "forgets the steps that are computed again": lambda n, e, at, k: n,
+        "counts only the steps that are computed again": lambda n, e, at, k: spec(n, e, at, k) - n,
+    }

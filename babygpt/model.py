@@ -109,7 +109,20 @@ class _Linear(nn.Linear):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return _linear(x, self.weight, self.bias)
 
-# %% ../nbs/04_model.ipynb #164ed798
+# %% ../nbs/04_model.ipynb #c5455f8f
+def _attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    "`scaled_dot_product_attention`, causal where there is no mask; for few bfloat16 queries on a CPU, where that is slow, by two products."
+    T, causal = q.shape[2], mask is None and q.shape[2] > 1
+    if q.device.type != "cpu" or q.dtype != torch.bfloat16 or T > 512:
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=causal)
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(2, 3)
+    if causal:
+        mask = torch.ones(T, T, dtype=torch.bool).tril()
+    if mask is not None:
+        scores = scores + torch.zeros_like(mask, dtype=scores.dtype).masked_fill(~mask, -math.inf)
+    return scores.softmax(-1) @ v
+
+# %% ../nbs/04_model.ipynb #33419df1
 class _Attention(nn.Module):
     def __init__(self, cfg: GPTConfig, layer: int):
         super().__init__()
@@ -129,7 +142,7 @@ class _Attention(nn.Module):
             q, k = _rotate(q, *rope), _rotate(k, *rope)
         if cache is not None:
             k, v = cache.extend(self.layer, k, v)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None and T > 1)
+        y = _attend(q, k, v, mask)
         return self.c_proj(y.transpose(1, 2).reshape(B, T, C))
 
 # %% ../nbs/04_model.ipynb #49777a79
@@ -179,14 +192,15 @@ class _PiecewiseLoss(torch.autograd.Function):
     def forward(ctx, hidden, weight, targets, dtype, learns):  # (N, C), (V, C), int64 (N,); dtype of the products; is there a way back?
         keep, exact = (targets != -100)[:, None], torch.promote_types(dtype, torch.float32)
         rows, w = max(1, _AT_ONCE // len(weight)), weight.to(dtype)
-        nats, dh, dw = 0, [], 0
+        nats, dh, dw = 0, [], None
         for h, t, k in zip(*(x.split(rows) for x in (hidden.to(dtype), targets[:, None].where(keep, 0), keep))):
             p = _mm(h, w).to(exact).log_softmax(-1)
             nats = nats - p.gather(1, t).where(k, 0).sum()
             if learns:
                 p = p.exp_().scatter_add_(1, t, -torch.ones_like(t, dtype=exact)).to(dtype)
                 dh.append(_mm(p, w.t()) * k)
-                dw = dw + _mm(p.t(), (h * k).t()).to(exact)
+                part = _mm(p.t(), (h * k).t()).to(exact)
+                dw = part if dw is None else dw.add_(part)
         ctx.save_for_backward(*((torch.cat(dh), dw, keep.sum()) if learns else ()))
         return nats / keep.sum()
 

@@ -9,11 +9,15 @@ __all__ = ['PEAK_FLOPS', 'flops_per_token', 'peak_flops', 'mfu', 'Estimate', 'es
 import re
 import time
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
 from .model import _AT_ONCE, GPT, GPTConfig, _linear
+
+if TYPE_CHECKING:  # which uses this module
+    from babygpt.train import TrainConfig
 
 # %% ../nbs/10_scale.ipynb #7a6d30b2
 def _matrix_params(cfg: GPTConfig) -> int:
@@ -145,7 +149,7 @@ class Estimate:
 
 # %% ../nbs/10_scale.ipynb #7500836f
 def estimate(
-    cfg: "TrainConfig",  # of `babygpt.train`, which knows this module
+    cfg: "TrainConfig",  # of the run
     vocab_size: int,  # ids of the tokenizer
     world: int,  # processes, one device each
     peak: float | None,  # FLOP/s of one device, as from `peak_flops`

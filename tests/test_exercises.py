@@ -166,6 +166,16 @@ WRONG = [
     ("10.3", "def f(n_bytes, world, gbit):\n return (world - 1) / world * n_bytes * 8 / gbit / 1e9", "one round"),
     ("10.3", "def f(n_bytes, world, gbit):\n return 2 * n_bytes * 8 / (gbit * 1e9)", "all of it twice"),
     ("10.3", "def f(n_bytes, world, gbit):\n return 2 * (world - 1) * n_bytes * 8 / (gbit * 1e9)", "everything in every turn"),
+    ("11.1", "def f(disk, name, data):\n content = data\n disk[name] = content", "writes into the file itself"),
+    ("11.1", "def f(disk, name, data):\n new = name + '.tmp'\n disk[new] = data\n if name in disk:\n  del disk[name]\n disk.rename(new, name)", "deletes the old one first"),
+    ("11.1", "def f(disk, name, data):\n disk['backup'] = disk.get(name, '')\n disk[name] = data", "leaves a second file behind"),
+    ("11.2", "def f(folders, damaged):\n return sorted(set(n for n in folders if '.' not in n) - set(damaged) or [''])[-1]", "compares names as words"),
+    ("11.2", "def f(folders, damaged):\n ok = [n for n in folders if n[-4:] != '.tmp']\n return max(ok, key=lambda n: int(n[5:])) if ok else ''", "takes a damaged one"),
+    ("11.2", "def f(folders, damaged):\n for n in reversed(folders):\n  if n not in damaged and not n.endswith('tmp'):\n   return n\n return ''", "takes the last of the list"),
+    ("12.1", "def f(save, between):\n return (save * between) ** 0.5", "counts a whole interval"),
+    ("12.1", "def f(save, between):\n return 2 * between * save", "forgets the root"),
+    ("12.2", "def f(last, every, at, kills):\n return last + kills * (at % every)", "takes the checkpoint of step `at` for written"),
+    ("12.2", "def f(last, every, at, kills):\n for _ in range(kills):\n  last += at\n return last", "begins anew"),
 ]  # fmt: skip
 
 

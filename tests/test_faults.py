@@ -7,6 +7,7 @@ import pickle
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -15,11 +16,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, command, wait_for
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+import babygpt.checkpoint as bc
 import babygpt.train as bt
 from babygpt.chunk import TokenFile, write_tokens
 from babygpt.corpus import load_corpus
@@ -29,35 +31,15 @@ from babygpt.tokenizer import get_tokenizer
 from babygpt.train import TrainConfig, launch, load_run, read_metrics, train
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    return str(tmp_path_factory.mktemp("data"))
-
-
 @pytest.fixture
-def tiny(data, tmp_path):
-    return TrainConfig(
-        corpus="embedded", hellaswag="embedded", pos="learned", act="gelu", qk_norm=False, tokenizer="bpe:400", n_layer=1, n_head=2, n_embd=16, block_size=32,
-        n_lanes=4, rows=2, micro_batch=8, chunk_size=500, window=400, max_steps=8, warmup_steps=2, lr=1e-2, min_lr=1e-3, val_every=0, val_tokens=500,
-        sample_every=0, checkpoint_every=2, modes="train,validate", nproc=1, run_dir=str(tmp_path / "run"), data_dir=data,
-    )  # fmt: skip
-
-
-def command(cfg):
-    given = {k: v for k, v in asdict(cfg).items() if v is not None and v != getattr(TrainConfig(), k)}
-    return [sys.executable, "-m", "babygpt.train", *(str(a) for k, v in given.items() for a in (f"--{k}", v))]
+def tiny(tiny):
+    """Smaller still: what is tried here is not the model."""
+    return replace(tiny, n_layer=1, n_embd=16, max_steps=8, val_every=0, val_tokens=500)
 
 
 def start(cfg, **kw):
     """The command, in a process group of its own."""
     return subprocess.Popen(command(cfg), cwd=ROOT, start_new_session=True, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, **kw)
-
-
-def wait_for(condition, process, seconds=120):
-    deadline = time.time() + seconds
-    while not condition():
-        assert process.poll() is None and time.time() < deadline, process.stdout.read() if process.poll() is not None else "too late"
-        time.sleep(0.01)
 
 
 def n_steps(cfg):
@@ -72,7 +54,7 @@ def is_whole(cfg):
 
 def same_run(a, b):
     """Weights, moments, random state and losses of two finished runs, to the bit."""
-    for name in bt._FILES:
+    for name in bc._FILES:
         one, other = (Path(c.run_dir, f"checkpoints/step_{c.max_steps:06d}", name).read_bytes() for c in (a, b))
         assert one == other, name
     assert [(m["step"], m.get("loss")) for m in read_metrics(a.run_dir)] == [(m["step"], m.get("loss")) for m in read_metrics(b.run_dir)]
@@ -94,7 +76,7 @@ def test_asked_to_stop_it_leaves_a_checkpoint_and_goes_on_later(tiny, how, world
         process.send_signal(signal.SIGTERM)  # as a scheduler does: to the launcher alone
     else:
         os.killpg(process.pid, signal.SIGINT)  # as a terminal does
-    said = process.communicate(timeout=60)[0]
+    said = process.communicate(timeout=20)[0]  # no more than a moment: a scheduler gives half a minute
     assert process.returncode != 0
     reached = n_steps(cfg)
     assert 20 < reached < 3000 and f"asked to stop: left after step {reached}, whose checkpoint is written" in said
@@ -163,6 +145,55 @@ def test_a_run_finishes_after_two_of_its_processes_died(tiny, tmp_path):
     same_run(cfg, straight)
 
 
+@pytest.mark.parametrize("launchers", [1, 2])
+def test_torchruns_own_restarts_do_it_too(tiny, tmp_path, launchers):
+    """With two launchers only that of the dead process counts a restart, so they cannot agree on a start by counting."""
+    straight = replace(tiny, max_steps=200, checkpoint_every=50, nproc=2, run_dir=str(tmp_path / "straight"))
+    launch(straight)
+    cfg = replace(straight, run_dir=tiny.run_dir)
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        port = s.getsockname()[1]
+    meet = ["--standalone"] if launchers == 1 else ["--nnodes=2", "--rdzv_backend=c10d", f"--rdzv_endpoint=localhost:{port}", "--rdzv_id=1", "--local_addr=localhost"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", *meet, f"--nproc_per_node={2 // launchers}", "--max_restarts=2", *command(cfg)[1:]]
+    outs = [open(tmp_path / f"launcher{i}", "w+") for i in range(launchers)]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}  # as many as `launch` gives each: another number, other last bits
+    processes = [subprocess.Popen(torchrun, cwd=ROOT, env=env, start_new_session=True, stdout=out, stderr=subprocess.STDOUT) for out in outs]
+    wait_for(lambda: n_steps(cfg) > 60, *processes)
+    os.kill(max(children(processes[-1].pid)), signal.SIGKILL)
+    codes = [p.wait(timeout=180) for p in processes]
+    said = "".join(Path(out.name).read_text()[-3000:] for out in outs)
+    assert codes == [0] * launchers and "at step 50" in said, said
+    is_whole(cfg)
+    same_run(cfg, straight)
+
+
+def _worker_elsewhere(cfg, threads):
+    """`launch`'s worker; each process has folders of its own, as on machines that share no disk."""
+    torch.set_num_threads(1)
+    apart = cfg.pop("prompt").split(",")
+    return train(TrainConfig(**cfg | {name: f"{cfg[name]}-{os.environ['RANK']}" for name in apart}))
+
+
+@pytest.mark.parametrize("apart, told", [("run_dir", "process 1 sees another folder there than process 0"), ("data_dir", "process 1 does not see the tokens")])
+def test_machines_that_do_not_share_a_disk_are_told(tiny, tmp_path, apart, told):
+    cfg = replace(tiny, nproc=2, prompt=apart, data_dir=str(tmp_path / "data"))
+    with pytest.raises(RuntimeError) as failed:
+        launch(cfg, worker=_worker_elsewhere)
+    assert told in str(failed.value) and "that all machines share" in str(failed.value)
+    assert not read_metrics(f"{cfg.run_dir}-0")
+
+
+def test_a_process_that_never_comes_is_named(monkeypatch):
+    with socket.socket() as s:
+        s.bind(("localhost", 0))
+        port = s.getsockname()[1]
+    for k, v in {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port), "RANK": "0", "WORLD_SIZE": "3"}.items():
+        monkeypatch.setenv(k, v)
+    with pytest.raises(bt.LostProcess, match="process 1, 2 of 3 did not come within 0.5 s"):
+        bt._clean_store(0, 3, 0.5)
+
+
 def test_an_error_that_would_recur_is_not_tried_again(tiny):
     process = start(replace(tiny, corpus="nowhere", nproc=2, data_dir=tiny.run_dir))
     said = process.communicate(timeout=120)[0]
@@ -174,6 +205,7 @@ def _hanging_worker(cfg, rank_that_hangs):
 
     def hang(model, *args):
         if int(os.environ["RANK"]) == rank_that_hangs and n_steps(cfg) > 2:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)  # or the launcher waits half a minute before it kills it
             time.sleep(1000)
         return real(model, *args)
 
@@ -183,8 +215,7 @@ def _hanging_worker(cfg, rank_that_hangs):
 
 
 @pytest.mark.parametrize("rank", [0, 1])
-def test_a_process_that_hangs_is_named(tiny, rank, monkeypatch):
-    monkeypatch.setenv("TORCH_ELASTIC_WORKER_SHUTDOWN_TIMEOUT", "1")
+def test_a_process_that_hangs_is_named(tiny, rank):
     cfg = replace(tiny, nproc=3, n_lanes=3, max_steps=30, timeout_s=5.0)
     config = LaunchConfig(1, 1, 3, run_id=f"hang{rank}", rdzv_backend="c10d", rdzv_endpoint="localhost:0", local_addr="localhost", max_restarts=0, monitor_interval=0.2)
     with pytest.raises(Exception) as failed:
@@ -202,7 +233,7 @@ def flip(path, where=0.5):
     path.write_bytes(data)
 
 
-@pytest.mark.parametrize("file", [*bt._FILES, "SHA256SUMS"])
+@pytest.mark.parametrize("file", [*bc._FILES, "SHA256SUMS"])
 @pytest.mark.parametrize("fault", ["flipped", "truncated", "missing"])
 def test_a_damaged_checkpoint_is_passed_over(tiny, tmp_path, file, fault):
     straight = replace(tiny, run_dir=str(tmp_path / "straight"))
@@ -256,7 +287,7 @@ def test_nothing_is_ever_unpickled(tiny, tmp_path, file):
     bomb.path = str(tmp_path / "exploded")
     checkpoint = Path(tiny.run_dir, "checkpoints/step_000008")
     (checkpoint / file).write_bytes(pickle.dumps(bomb))
-    sums = "".join(f"{bt._sha256(checkpoint / name)}  {name}\n" for name in bt._FILES)
+    sums = "".join(f"{bc._sha256(checkpoint / name)}  {name}\n" for name in bc._FILES)
     (checkpoint / "SHA256SUMS").write_text(sums)
     for use in (lambda: train(tiny), lambda: load_run(tiny.run_dir)):
         try:
@@ -274,13 +305,14 @@ def test_a_full_disk_is_named_and_the_last_checkpoint_stays(tiny, tmp_path):
     shutil.rmtree(Path(tiny.run_dir, "checkpoints"))
     code = f"""
 import resource, sys
+import babygpt.checkpoint as bc
 import babygpt.train as bt
-real = bt._write_checkpoint
+real = bc._write
 def limited(dir, model, optimizer, step, enc):
     if step == 6:
         resource.setrlimit(resource.RLIMIT_FSIZE, (30_000, 30_000))
     real(dir, model, optimizer, step, enc)
-bt._write_checkpoint = limited
+bc._write = limited
 bt.train(bt.TrainConfig(**{asdict(tiny)!r}))
 """
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, text=True, capture_output=True)
@@ -493,32 +525,3 @@ def test_a_folder_without_its_configuration_is_named(tiny):
     for use in (lambda: load_run(tiny.run_dir), lambda: train(tiny)):
         with pytest.raises(FileNotFoundError, match="config.json is missing: is .* a run's folder"):
             use()
-
-
-# --- rehearsal -------------------------------------------------------------------------------------------------------
-
-
-def test_a_rehearsal_keeps_the_topology(monkeypatch, tmp_path):
-    cfg = bt.PRESETS["a40x8"]
-    small = bt._in_small(cfg, tmp_path)
-    for world in (8, 4):
-        small = bt._in_small(replace(cfg, nproc=world), tmp_path)
-        share = cfg.n_lanes // world
-        assert (small.nproc, small.n_lanes, small.dtype, small.hellaswag_style) == (world, 8, "bfloat16", cfg.hellaswag_style)
-        assert share * small.rows // small.micro_batch == share * cfg.rows // cfg.micro_batch  # pieces of a batch
-    assert {k for k, v in asdict(small).items() if v != asdict(cfg)[k]} <= {
-        "corpus", "tokenizer", "hellaswag", "chunk_size", "window", "n_layer", "n_head", "n_embd", "block_size", "rows", "micro_batch", "max_steps", "warmup_steps", "lr", "min_lr", "val_every",
-        "val_tokens", "hellaswag_every", "sample_every", "sample_tokens", "checkpoint_every", "keep_checkpoints", "device", "compile", "restarts", "modes", "run_dir", "data_dir", "nproc",
-    }  # fmt: skip
-
-
-def test_a_rehearsal_exercises_what_it_says(monkeypatch, tmp_path):
-    monkeypatch.setattr(bt, "_root", lambda: tmp_path)
-    seen = bt.rehearsal(replace(bt.PRESETS["a40x8"], nproc=4))
-    page = str(seen)
-    assert all(seen.checks.values()) and len(seen.checks) == 10, page
-    assert seen.summary["began_at"] == 4 and (tmp_path / "runs/rehearsal-a40x8/run/killed").exists()
-    for piece in ("✓ 4 processes share 8 lanes, 4 pieces of a batch each", "? torch.compile", "? the Hub: fineweb2, hellaswagx", "4 × A40"):
-        assert piece in page
-    Path(seen.cfg.run_dir, "metrics.jsonl").write_text("")
-    assert not all(bt._checks(bt.PRESETS["a40x8"], seen.cfg, seen.summary).values())  # a check can fail

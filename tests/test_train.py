@@ -11,7 +11,7 @@ from dataclasses import asdict, fields, replace
 import numpy as np
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, command, wait_for
 from safetensors.torch import load_file
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
@@ -19,23 +19,6 @@ import babygpt.train as bt
 from babygpt.chunk import TokenFile
 from babygpt.model import GPT
 from babygpt.train import PRESETS, TrainConfig, launch, load_run, lr_at, read_metrics, train
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory):
-    """Where all runs here keep their tokens: prepared once."""
-    return str(tmp_path_factory.mktemp("data"))
-
-
-@pytest.fixture
-def tiny(data, tmp_path):
-    """A run of seconds that does everything: 4 lanes · 2 rows, so 1, 2 and 4 processes can share it."""
-    return TrainConfig(
-        corpus="embedded", hellaswag="embedded", pos="learned", act="gelu", qk_norm=False,
-        tokenizer="bpe:400", n_layer=2, n_head=2, n_embd=32, block_size=32, n_lanes=4, rows=2, micro_batch=8, chunk_size=500, window=400,
-        max_steps=6, warmup_steps=2, lr=1e-2, min_lr=1e-3, val_every=3, val_tokens=2_000, hellaswag_every=0, sample_every=0, checkpoint_every=2,
-        modes="train,validate", nproc=1, run_dir=str(tmp_path / "run"), data_dir=data,
-    )  # fmt: skip
 
 
 def weights(run_dir, step):
@@ -207,11 +190,6 @@ def test_the_comparison_catches_lost_accumulation(tiny, reference, mistake, monk
 # --- going on --------------------------------------------------------------------------------------------------------
 
 
-def command(cfg):
-    given = {k: v for k, v in asdict(cfg).items() if v is not None and v != getattr(TrainConfig(), k)}
-    return [sys.executable, "-m", "babygpt.train", *(str(a) for k, v in given.items() for a in (f"--{k}", v))]
-
-
 def without_times(metrics):
     return [{k: v for k, v in m.items() if k not in ("tok_per_s", "data_wait_s", "memory_mb", "look_s", "checkpoint_s", "mfu")} for m in metrics]
 
@@ -222,10 +200,7 @@ def test_killed_and_resumed_it_is_the_same_run_to_the_bit(tiny, tmp_path, world)
     straight, killed = (replace(cfg, run_dir=str(tmp_path / n)) for n in ("straight", "killed"))
     (train if world == 1 else launch)(straight)
     process = subprocess.Popen(command(killed), cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.time() + 120
-    while len(read_metrics(killed.run_dir)) < 16:
-        assert process.poll() is None and time.time() < deadline
-        time.sleep(0.01)
+    wait_for(lambda: len(read_metrics(killed.run_dir)) >= 16, process)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
     reached = len(read_metrics(killed.run_dir)) - 1
@@ -413,10 +388,7 @@ def test_torchrun_and_the_module_do_the_same(tiny, tmp_path):
 
 def test_workers_leave_when_their_launcher_is_killed(tiny):
     process = subprocess.Popen(command(replace(tiny, nproc=2, max_steps=100_000, checkpoint_every=0)), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    deadline = time.time() + 120
-    while len(read_metrics(tiny.run_dir)) < 3:
-        assert process.poll() is None and time.time() < deadline
-        time.sleep(0.05)
+    wait_for(lambda: len(read_metrics(tiny.run_dir)) >= 3, process)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
 
@@ -424,9 +396,7 @@ def test_workers_leave_when_their_launcher_is_killed(tiny):
         mine = subprocess.run(["pgrep", "-f", "multiprocessing.spawn"], text=True, capture_output=True).stdout.split()
         return [p for p in mine if os.path.exists(f"/proc/{p}") and tiny.run_dir in open_files(p)]
 
-    while alive():
-        assert time.time() < deadline, "orphans are still there"
-        time.sleep(0.2)
+    wait_for(lambda: not alive())
 
 
 def open_files(pid):
