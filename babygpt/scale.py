@@ -158,7 +158,7 @@ def estimate(
     """Memory, operations and time of a run, before it is begun. Raises ValueError where `world` does not divide `n_lanes` and for an impossible `mfu`.
 
     Assumed: weights, gradients, moments and DDP's buckets in float32 (float64 where that is the dtype); with bfloat16, 16-bit copies of the
-    matrices and 16-bit results; a fused attention; the loss in pieces (`return_logits=False`); no compilation, which keeps less. All parts stand side by side, as they do from the second piece
+    matrices and 16-bit results; a fused attention, which keeps no weights (on a CPU, `GPT` keeps those of up to 512 positions in bfloat16); the loss in pieces (`return_logits=False`); no compilation, which keeps less. All parts stand side by side, as they do from the second piece
     of a batch on (with one piece gradients come as activations go, and it is less). Not counted: the CUDA context, a library's workspace,
     fragmentation, NCCL, validation. The time has no validation, scores, samples, checkpoints or waiting for data and network in it.
     """
