@@ -236,20 +236,19 @@ def _tokens_needed(cfg: TrainConfig, tokens: TokenFile) -> int:
 # %% ../nbs/05_train.ipynb #08741ace
 @torch.no_grad()
 def _validate(model: GPT, enc: tiktoken.Encoding, tokens: TokenFile, cfg: TrainConfig, device: torch.device, autocast=contextlib.nullcontext) -> dict:
-    "Loss in nats/token and bits/byte on the first `val_tokens` held-out tokens, in rows of block_size (fewer where there are fewer)."
+    "Loss in nats/token and bits/byte on the first `val_tokens` held-out tokens, each of them once, in rows of block_size behind an end-of-text."
     rank, world = (dist.get_rank(), dist.get_world_size()) if dist.is_initialized() else (0, 1)
-    n = min(cfg.val_tokens, len(tokens) - 1)
-    T = min(cfg.block_size, n)
+    n, T = min(cfg.val_tokens, len(tokens)), cfg.block_size
     if n < 1:
-        raise ValueError(f"{tokens.path}: {len(tokens)} tokens are too few to validate on")
-    ids = np.array(tokens[: n // T * T + 1], dtype=np.int64)
-    x, y = (torch.from_numpy(a.reshape(-1, T)) for a in (ids[:-1], ids[1:]))
-    sums = torch.zeros(3, dtype=torch.float64)  # nats, bytes, tokens
-    sizes = torch.from_numpy(token_bytes(enc))
-    for xi, yi in list(zip(x.split(cfg.micro_batch), y.split(cfg.micro_batch)))[rank::world]:
+        raise ValueError(f"{tokens.path} is empty: there is nothing to validate on")
+    ids = torch.from_numpy(np.append(enc.eot_token, tokens[:n]).astype(np.int64))
+    rows = [t[: n // T * T].view(-1, T).split(cfg.micro_batch) for t in (ids[:-1], ids[1:])]
+    pieces = [*zip(*rows)] + [(ids[None, n // T * T : -1], ids[None, n // T * T + 1 :])] * (n % T > 0)  # the last row is shorter
+    sums, sizes = torch.zeros(3, dtype=torch.float64), torch.from_numpy(token_bytes(enc))  # nats, bytes, tokens
+    for x, y in pieces[rank::world]:
         with autocast():
-            _, loss = model(xi.to(device), yi.to(device), return_logits=False)
-        sums += torch.tensor([loss.item() * yi.numel(), sizes[yi].sum(), yi.numel()], dtype=torch.float64)
+            _, loss = model(x.to(device), y.to(device), return_logits=False)
+        sums += torch.tensor([loss.item() * y.numel(), sizes[y].sum(), y.numel()], dtype=torch.float64)
     if world > 1:
         sums = sums.to(device)
         dist.all_reduce(sums)
