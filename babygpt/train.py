@@ -350,6 +350,8 @@ def _process_group(device: torch.device, timeout_s: float) -> Iterator[tuple[int
     if "WORLD_SIZE" not in os.environ:
         yield 0, 1
         return
+    if missing := [k for k in ("RANK", "MASTER_ADDR", "MASTER_PORT") if k not in os.environ]:
+        raise ValueError(f"WORLD_SIZE is set in the environment and {', '.join(missing)} is not: start the processes with torchrun, or take WORLD_SIZE away")
     threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
     rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     backend, store = "nccl" if device.type == "cuda" else "gloo", _clean_store(rank, world, timeout_s)

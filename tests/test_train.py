@@ -434,3 +434,10 @@ def test_fineweb2_and_hellaswagx_through_the_real_client(tiny, hub, tmp_path):
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout[done.stdout.index("{") :])
     assert found["finished"] and found["hellaswag_n"] == 12
+
+
+def test_half_an_environment_of_a_launcher_is_told(tiny, monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.delenv("RANK", raising=False)
+    with pytest.raises(ValueError, match="WORLD_SIZE is set in the environment and RANK, .* is not: start the processes with torchrun"):
+        train(tiny)
