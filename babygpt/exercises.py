@@ -802,6 +802,112 @@ def _():
     }
 
 
+# ---- 08: experiments
+
+
+def _paired_cases():
+    yield [1.20, 1.22, 1.18], [1.10, 1.13, 1.09]
+    yield [0.90, 0.95, 0.91], [0.92, 0.93, 0.94]
+    yield [1.0, 2.0, 3.0], [0.5, 1.5, 2.5]
+    yield [1.31, 1.27, 1.33], [1.25, 1.30, 1.21]
+
+
+@_exercise("08.1", _paired_cases)
+def _():
+    def interval(x, t=4.303, dof=2, root=True):
+        mean = sum(x) / len(x)
+        spread = (sum((v - mean) ** 2 for v in x) / dof) ** 0.5
+        return mean, t * spread / (len(x) ** 0.5 if root else 1)
+
+    def apart(a, b):
+        return [y - x for x, y in zip(a, b)]
+
+    def unpaired(a, b):
+        (m, h), (n, k) = interval(a), interval(b)
+        return n - m, (h**2 + k**2) ** 0.5
+
+    return lambda a, b: interval(apart(a, b)), {
+        "takes 1.96, which is for many values: with three it is 4.303": lambda a, b: interval(apart(a, b), t=1.96),
+        "divides by n: with so few values the spread is then too small, divide by n − 1": lambda a, b: interval(apart(a, b), dof=3),
+        "gives the spread of a single run: the mean of three is √3 times as sure": lambda a, b: interval(apart(a, b), root=False),
+        "forgets that the runs are pairs: what a seed does to both arms cancels": unpaired,
+        "subtracts the other way round: better must be negative": lambda a, b: interval(apart(b, a)),
+    }
+
+
+def _sweep_cases():
+    yield {1e-3: 1.5, 2e-3: 1.2, 4e-3: 1.3}
+    yield {1e-3: 1.5, 2e-3: 1.3, 4e-3: 1.2}
+    yield {1e-3: 1.2, 2e-3: 1.3, 4e-3: 1.4}
+    yield {4e-3: 1.2, 1e-3: 1.3, 2e-3: 1.25}
+    yield {1e-3: 1.5, 2e-3: 1.2, 4e-3: math.nan}
+    yield {1e-3: 1.2, 2e-3: math.nan, 4e-3: math.nan}
+
+
+@_exercise("08.2", _sweep_cases)
+def _():
+    def spec(found):
+        best = None
+        for lr, bpb in found.items():
+            if not math.isnan(bpb) and (best is None or bpb < found[best]):
+                best = lr
+        if best == max(found):
+            return 2 * best
+        return best / 2 if best == min(found) else 0.0
+
+    def always_wider(found):
+        return 2 * max(found)
+
+    def upwards_only(found):
+        return 2 * max(found) if spec(found) > max(found) else 0.0
+
+    def by_order(found):
+        lrs = list(found)
+        best = min((lr for lr in lrs if not math.isnan(found[lr])), key=found.get)
+        return 2 * best if best == lrs[-1] else best / 2 if best == lrs[0] else 0.0
+
+    def nan_is_best(found):
+        best = next((lr for lr in found if math.isnan(found[lr])), None) or min(found, key=found.get)
+        return 2 * best if best == max(found) else best / 2 if best == min(found) else 0.0
+
+    return spec, {
+        "widens the sweep although the best rate has neighbours on both sides": always_wider,
+        "never looks below the smallest rate": upwards_only,
+        "takes the order of the dict for the order of the rates": by_order,
+        "takes a run that ended in NaN for the best": nan_is_best,
+    }
+
+
+def _reach_cases():
+    yield [(0, 2.0), (100, 1.0)], 1.5
+    yield [(0, 3.0), (100, 2.0), (200, 1.5), (300, 1.25)], 1.4
+    yield [(0, 3.0), (100, 2.0), (200, 1.5)], 2.0
+    yield [(0, 3.0), (100, 1.0), (200, 1.5), (300, 0.5)], 1.2
+    yield [(0, 3.0), (100, 2.0)], 1.0
+
+
+@_exercise("08.3", _reach_cases)
+def _():
+    def spec(curve, goal):
+        for (n, a), (m, b) in zip(curve, curve[1:]):
+            if a > goal >= b:
+                return n + (m - n) * (a - goal) / (a - b)
+        return math.inf
+
+    def next_point(curve, goal):
+        return next((float(n) for n, a in curve if a <= goal), math.inf)
+
+    def last_crossing(curve, goal):
+        found = [n + (m - n) * (a - goal) / (a - b) for (n, a), (m, b) in zip(curve, curve[1:]) if a > goal >= b]
+        return found[-1] if found else math.inf
+
+    return spec, {
+        "takes the first point below: the curve was there before": next_point,
+        "takes the last time that the curve comes down to the goal": last_crossing,
+        "gives the last point where the goal is never reached": lambda c, g: spec(c, g) if spec(c, g) < math.inf else float(c[-1][0]),
+    }
+
+
 # ---- 10: what a run costs
 
 

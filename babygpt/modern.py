@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['CHANGES', 'BUDGET', 'HELD_OUT', 'BASE', 'EXPERIMENTS', 'ZeroInit', 'Untied', 'SoftCap', 'document_mask', 'Confined',
            'DocumentRows', 'MuonAndAdamW', 'constant_then_down', 'Arm', 'flops_per_step', 'results', 'of',
-           'run_experiment']
+           'run_experiment', 'tuned', 'mean_interval', 'table']
 
 # %% ../nbs/08_modern.ipynb #adea2630
 import dataclasses
@@ -31,7 +31,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 import babygpt.train as training
-from .chunk import TokenFile
+from .chunk import TokenFile, write_whole
 from .corpus import load_corpus
 from .hellaswag import load_hellaswag, score
 from .model import GPT, GPTConfig
@@ -283,6 +283,9 @@ def run_experiment(
     Killed, it goes on: a run is in the file when it is finished, with its configuration and the commit of the code.
     """
     path = Path(path)
+    if path.exists():  # without a line that was cut off
+        text = path.read_text(encoding="utf-8")
+        write_whole(path, text[: text.rfind("\n") + 1])
     git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=training._root(), text=True, capture_output=True)
     with ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn")) as pool:
         while jobs := {(json.dumps(a.identity, sort_keys=True), *job): (a, *job) for a in arms for job in _missing(a, results(path), lrs, seeds)}:
@@ -313,3 +316,39 @@ EXPERIMENTS = {
     ],
     "documents": [_with("lanes"), _with("rows begin with a document", "rows begin with a document"), _with("confined attention", "confined attention")],
 }
+
+# %% ../nbs/08_modern.ipynb #cbd75f58
+_T = 4.303  # 97.5 % of Student's t with two degrees of freedom: what an interval from three seeds takes
+
+
+def tuned(arm: Arm, runs: list[dict]) -> list[dict]:
+    """An arm's runs at the learning rate that was best on the first seed, by seed."""
+    mine = of(arm, runs)
+    first = min(r["seed"] for r in mine)
+    lr = min((r for r in mine if r["seed"] == first and math.isfinite(r["val_bpb"])), key=lambda r: r["val_bpb"])["lr"]
+    return sorted((r for r in mine if r["lr"] == lr), key=lambda r: r["seed"])
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean, and half the width of its 95 % interval (Student's t) for three values."""
+    x = np.asarray(values, dtype=np.float64)
+    return float(x.mean()), _T * float(x.std(ddof=1)) / len(x) ** 0.5
+
+
+def table(arms: Sequence[Arm], runs: list[dict], against: Arm | None = None) -> str:
+    """A line for each arm: tuned learning rate, compute, tokens and text, bits/byte with its interval, and the paired difference to an arm."""
+    lines = [f"{'':28} {'lr':>7} {'steps':>6} {'Mtok':>5} {'MB':>5}  {'bits/byte':16} {'difference':18} {'HellaSwag':>9} {'core s':>6}"]
+    base = {r["seed"]: r["val_bpb"] for r in tuned(against, runs)} if against else {}
+    for arm in arms:
+        mine = tuned(arm, runs)
+        mean, half = mean_interval([r["val_bpb"] for r in mine])
+        apart = ""
+        if against and arm.identity != against.identity:
+            d, h = mean_interval([r["val_bpb"] - base[r["seed"]] for r in mine])
+            apart = f"{d:+.3f} ± {h:.3f}"
+        r = mine[0]
+        lines.append(
+            f"{arm.name:28} {r['lr']:7g} {r['steps']:6} {r['tokens'] / 1e6:5.2f} {r['bytes'] / 1e6:5.2f}  {f'{mean:.3f} ± {half:.3f}':16} {apart:18}"
+            f" {np.mean([x['hellaswag'] for x in mine]):9.1%} {np.mean([x['seconds'] for x in mine]):6.0f}"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,208 @@
+"""Experiments: the variants are what they say, the method is fair, a run is never done twice."""
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import ROOT, wait_for
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
+
+import babygpt.modern as bm
+from babygpt.checkpoint import load_checkpoint, save_checkpoint
+from babygpt.chunk import find_chunks, write_tokens
+from babygpt.corpus import load_corpus
+from babygpt.model import GPT, GPTConfig
+from babygpt.modern import Arm, document_mask, flops_per_step, results
+from babygpt.tokenizer import get_tokenizer
+
+SHAPE = GPTConfig(block_size=32, vocab_size=50, n_layer=2, n_head=2, n_embd=16)
+
+
+# --- variants --------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=12), min_size=1, max_size=4).filter(lambda rows: len({len(r) for r in rows}) == 1))
+def test_the_mask_of_documents_against_loops(rows):
+    pos, mask = document_mask(torch.tensor(rows), eot=3)
+    for b, row in enumerate(rows):
+        for i in range(len(row)):
+            begins = max([j + 1 for j in range(i) if row[j] == 3], default=0)
+            assert pos[b, i] == i - begins
+            assert mask[b, i].tolist() == [begins <= j <= i for j in range(len(row))]
+
+
+@pytest.mark.parametrize("pos", ["learned", "rope"])
+def test_confined_a_document_in_a_row_is_the_document_alone(pos):
+    torch.manual_seed(0)
+    model = bm.Confined(replace(SHAPE, pos=pos))
+    documents = [torch.randint(49, (n,)) for n in (5, 9, 3)]
+    row = torch.cat([torch.cat((d, torch.tensor([49]))) for d in documents])
+    whole = model(row[None])[0][0]
+    alone = torch.cat([model(torch.cat((d, torch.tensor([49])))[None])[0][0] for d in documents])
+    torch.testing.assert_close(whole, alone)
+
+
+def test_zero_projections_make_every_block_the_identity():
+    model = bm.ZeroInit(SHAPE)
+    x = torch.randint(50, (2, 7))
+    torch.testing.assert_close(model.hidden(x), model.ln_f(model.wte(x) + model.wpe.weight[:7]))
+    model(x, x)[1].backward()
+    assert all(block.mlp.c_proj.weight.grad.abs().max() > 0 for block in model.h)  # and it can learn
+
+
+def test_an_untied_output_layer_begins_even_and_learns_by_itself():
+    model = bm.Untied(SHAPE)
+    x = torch.randint(50, (2, 7))
+    logits, loss = model(x, x)
+    assert logits.abs().max() == 0 and loss.item() == pytest.approx(math.log(50))
+    loss.backward()
+    assert model.head.grad.abs().max() > 0 and model.head.data_ptr() != model.wte.weight.data_ptr()
+
+
+def test_capped_logits_stay_within_their_bound():
+    model = bm.SoftCap(SHAPE)
+    with torch.no_grad():
+        model.wte.weight.mul_(1000)
+    assert 14 < model(torch.randint(50, (2, 7)))[0].abs().max() <= 15
+
+
+@pytest.fixture(scope="module")
+def tokens(tmp_path_factory):
+    return write_tokens(load_corpus("bajki", limit_docs=300), get_tokenizer("gpt2:512"), tmp_path_factory.mktemp("tokens"), "train")
+
+
+def test_rows_begin_with_documents(tokens):
+    lanes = bm.DocumentRows(tokens, find_chunks(tokens.tokens, 5_000, tokens.eot, 1_000), 4, rows=2, block_size=256, seed=7)
+    begins = {0, *(tokens.ends.tolist())}
+    ids, seen = tokens.tokens, []
+    for step in range(lanes.steps_per_epoch):
+        x, y = lanes.batch(step)
+        assert x.shape == y.shape == (8, 256) and torch.equal(x[:, 1:], y[:, :-1])
+        for row, target in zip(x, y):
+            where = [b for b in begins if b + 257 <= len(ids) and np.array_equal(ids[b : b + 256], row.numpy()) and ids[b + 256] == target[-1]]
+            assert len(where) == 1
+            seen += where
+        for lane in range(4):
+            assert torch.equal(lanes.batch(step, [lane])[0], x[2 * lane : 2 * lane + 2])
+    assert len(set(seen)) == len(seen)
+    assert not torch.equal(lanes.batch(0)[0], lanes.batch(lanes.steps_per_epoch)[0])
+
+
+# --- Muon ------------------------------------------------------------------------------------------------------------
+
+
+def test_muon_takes_the_blocks_matrices_and_adamw_the_rest():
+    cfg, model = bm.BASE, GPT(SHAPE)
+    optimizer = bm.MuonAndAdamW(model, cfg)
+    where = [{id(p) for g in part.param_groups for p in g["params"]} for part in optimizer.parts]
+    names = {n for n, p in model.named_parameters() if id(p) in where[0]}
+    assert names == {f"h.{i}.{m}.weight" for i in range(2) for m in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")}
+    assert where[0].isdisjoint(where[1]) and len(where[0] | where[1]) == len(list(model.parameters()))
+    assert {g["weight_decay"] for g in optimizer.parts[1].param_groups} == {cfg.weight_decay, 0.0}
+
+
+def test_muons_operations_are_counted():
+    model = GPT(SHAPE)
+    optimizer = bm.MuonAndAdamW(model, bm.BASE)
+    model(torch.randint(50, (1, 9)), torch.randint(50, (1, 9)))[1].backward()
+    with FlopCounterMode(display=False) as counter:
+        optimizer.step()
+    shape = dict(n_layer=2, n_head=2, n_embd=16, block_size=32)
+    plain, muon = (flops_per_step(Arm("", replace(bm.BASE, **shape), changes), 50) for changes in ((), ("Muon",)))
+    assert counter.get_total_flops() == muon - plain
+
+
+def test_a_checkpoint_holds_the_state_of_both(tmp_path):
+    enc, x = get_tokenizer("gpt2:512"), torch.randint(512, (3, 4, 9))
+    shape = replace(SHAPE, vocab_size=512)
+
+    def step(model, optimizer, x):
+        optimizer.zero_grad()
+        model(x, x)[1].backward()
+        optimizer.step()
+
+    one = GPT(shape)
+    its = bm.MuonAndAdamW(one, bm.BASE)
+    step(one, its, x[0])
+    save_checkpoint(tmp_path, one, its, 1, enc)
+    other = GPT(shape)
+    others = bm.MuonAndAdamW(other, bm.BASE)
+    step(other, others, x[1])
+    assert load_checkpoint(tmp_path / "checkpoints/step_000001", other, others, enc) == 1
+    step(one, its, x[2]), step(other, others, x[2])
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters()))
+
+
+# --- the method ------------------------------------------------------------------------------------------------------
+
+
+ARM = bm._with("GPT-2")
+
+
+def runs(bpb):
+    """Results as they would be in the file: {(lr, seed): bits per byte}."""
+    return [ARM.identity | {"lr": lr, "seed": seed, "val_bpb": b} for (lr, seed), b in bpb.items()]
+
+
+@pytest.mark.parametrize(
+    "done, comes",
+    [
+        ({}, [(1, 1), (2, 1), (4, 1)]),
+        ({(1, 1): 0.5}, [(2, 1), (4, 1)]),
+        ({(1, 1): 0.9, (2, 1): 0.8, (4, 1): 0.85}, [(2, 2), (2, 3)]),
+        ({(1, 1): 0.9, (2, 1): 0.8, (4, 1): 0.85, (2, 3): 0.8}, [(2, 2)]),
+        ({(1, 1): 0.9, (2, 1): 0.8, (4, 1): 0.85, (2, 3): 0.8, (2, 2): 0.7}, []),
+        ({(1, 1): 0.9, (2, 1): 0.8, (4, 1): 0.7}, [(8, 1)]),  # the best lies at the edge
+        ({(1, 1): 0.6, (2, 1): 0.8, (4, 1): 0.9}, [(0.5, 1)]),
+        ({(1, 1): 0.9, (2, 1): 0.8, (4, 1): math.nan}, [(2, 2), (2, 3)]),
+        ({(0.5, 1): 0.7, (1, 1): 0.6, (2, 1): 0.8, (4, 1): 0.9}, [(1, 2), (1, 3)]),
+    ],
+)
+def test_what_comes_next(done, comes):
+    others = [bm._with("RoPE", pos="rope").identity | {"lr": 2, "seed": 1, "val_bpb": 0.1}]
+    assert bm._missing(ARM, runs(done) + others, (1, 2, 4), (1, 2, 3)) == comes
+
+
+def test_the_schedule_ends_at_nothing():
+    cfg = replace(bm.BASE, max_steps=100, warmup_steps=10, lr=2.0)
+    rates = [bm.constant_then_down(s, cfg) for s in range(101)]
+    assert rates[:11] == pytest.approx([0.2 * s for s in range(1, 11)] + [2.0]) and rates[60] == 2.0 and rates[80] == pytest.approx(1.0) and rates[100] == 0
+
+
+SMALL = """
+import sys
+from babygpt.modern import _with, run_experiment
+if __name__ == "__main__":
+    small = dict(corpus="embedded", hellaswag="embedded", tokenizer="gpt2:512", n_layer=1, n_head=2, n_embd=16, block_size=32, n_lanes=4, rows=2, chunk_size=500, window=400)
+    arms = [_with("one", **small), _with("two", "Muon", pos="rope", **small), _with("the first again", **small)]
+    run_experiment(arms, sys.argv[1], lrs=(1e-3, 2e-3), seeds=(1, 2), budget=2e8, workers=2)
+"""
+
+
+def test_killed_it_goes_on_and_no_run_is_done_twice(tmp_path):
+    (tmp_path / "small.py").write_text(SMALL)
+    file = tmp_path / "results.jsonl"
+    start = lambda: subprocess.Popen([sys.executable, "-W", "ignore", str(tmp_path / "small.py"), str(file)], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, start_new_session=True)
+    process = start()
+    wait_for(lambda: len(results(file)) >= 2, process)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+    with open(file, "a") as f:
+        f.write('{"config": {"cut off')
+    before = results(file)
+    assert start().wait() == 0
+    after = results(file)
+    assert after[: len(before)] == before
+    keys = [json.dumps([r["config"], r["changes"], r["lr"], r["seed"]], sort_keys=True) for r in after]
+    assert len(set(keys)) == len(keys) and {r["seed"] for r in after} == {1, 2}
+    flops = [r["flops"] for r in after]
+    assert max(flops) / min(flops) < 1.2 and {r["steps"] for r in after if not r["changes"]} != {r["steps"] for r in after if r["changes"]}
