@@ -836,12 +836,12 @@ def _():
 
 
 def _sweep_cases():
-    yield {1e-3: 1.5, 2e-3: 1.2, 4e-3: 1.3}
-    yield {1e-3: 1.5, 2e-3: 1.3, 4e-3: 1.2}
-    yield {1e-3: 1.2, 2e-3: 1.3, 4e-3: 1.4}
-    yield {4e-3: 1.2, 1e-3: 1.3, 2e-3: 1.25}
-    yield {1e-3: 1.5, 2e-3: 1.2, 4e-3: math.nan}
-    yield {1e-3: 1.2, 2e-3: math.nan, 4e-3: math.nan}
+    yield ({1e-3: 1.5, 2e-3: 1.2, 4e-3: 1.3},)
+    yield ({1e-3: 1.5, 2e-3: 1.3, 4e-3: 1.2},)
+    yield ({1e-3: 1.2, 2e-3: 1.3, 4e-3: 1.4},)
+    yield ({4e-3: 1.2, 1e-3: 1.3, 2e-3: 1.25},)
+    yield ({1e-3: 1.5, 2e-3: 1.2, 4e-3: math.nan},)
+    yield ({1e-3: 1.2, 2e-3: math.nan, 4e-3: math.nan},)
 
 
 @_exercise("08.2", _sweep_cases)

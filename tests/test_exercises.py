@@ -58,7 +58,7 @@ def test_every_exercise_is_asked_once_and_in_its_notebook():
     assert all(number[:2] == stem[:2] for number, (stem, _, _) in NOTEBOOKS.items())
     for stem in {stem for stem, _, _ in NOTEBOOKS.values()}:
         assert 2 <= sum(s == stem for s, _, _ in NOTEBOOKS.values()) <= 4
-    assert {number[:2] for number in EXERCISES} >= {f"{i:02}" for i in (*range(8), 10)}
+    assert {number[:2] for number in EXERCISES} >= {f"{i:02}" for i in (*range(9), *range(10, 13))}
 
 
 @pytest.mark.parametrize("number", NOTEBOOKS)
@@ -154,6 +154,13 @@ WRONG = [
     ("07.4", "def f(pieces):\n return [str(p, 'utf-8', 'replace') for p in pieces]", "half a letter"),
     ("07.4", "def f(pieces):\n out, all = [], b''\n for p in pieces:\n  all += p; out.append(all.decode('utf-8', 'ignore'))\n return out", "what is new"),
     ("07.4", "def f(pieces):\n return [''.join(map(chr, p)) for p in pieces]", "Latin-1"),
+    ("08.1", "def f(a, b):\n d = np.subtract(b, a)\n return d.mean(), 4.303 * d.std() / 3 ** 0.5", "divides by n"),
+    ("08.1", "def f(a, b):\n d = [y - x for x, y in zip(a, b)]\n m = sum(d) / 3\n return m, 4.303 * (sum((x - m) ** 2 for x in d) / 2) ** 0.5", "spread of a single run"),
+    ("08.1", "def f(a, b):\n d = np.subtract(b, a)\n return d.mean(), 1.96 * d.std(ddof=1) / 3 ** 0.5", "takes 1.96"),
+    ("08.2", "def f(found):\n lrs = sorted(found)\n best = min(lrs, key=lambda lr: math.inf if math.isnan(found[lr]) else found[lr])\n return best * 2 if best == lrs[-1] else 0.0", "never looks below"),
+    ("08.2", "def f(found):\n return max(found) * 2", "widens the sweep although"),
+    ("08.3", "def f(curve, goal):\n for n, b in curve:\n  if b <= goal:\n   return n\n return math.inf", "takes the first point below"),
+    ("08.3", "def f(curve, goal):\n for (n, a), (m, b) in zip(curve, curve[1:]):\n  if b <= goal:\n   return n + (m - n) * (a - goal) / (a - b)\n return curve[-1][0]", "gives the last point"),
     ("10.1", "def f(n_layer, n_embd, vocab_size, block_size):\n return 6 * (12 * n_layer * n_embd ** 2 + vocab_size * n_embd)", "leaves attention out"),
     ("10.1", "def f(n_layer, n_embd, vocab_size, block_size):\n return 2 * (12 * n_layer * n_embd ** 2 + vocab_size * n_embd) + 4 * n_layer * block_size * n_embd", "forward pass only"),
     ("10.1", "def f(n_layer, n_embd, vocab_size, block_size):\n return 6 * (12 * n_layer * n_embd ** 2 + vocab_size * n_embd) + 6 * n_layer * block_size * n_embd", "half of attention"),

@@ -277,18 +277,21 @@ def test_a_run_can_be_loaded_without_its_data(tiny):
     assert bt._validate(model, enc, tokens, tiny, torch.device("cpu"))["val_loss"] == pytest.approx(trained["val_loss"], abs=1e-9)
 
 
-def test_validation_against_a_plain_sum(tiny):
-    enc, _, tokens = bt._prepare(tiny)
-    model = GPT(tiny.model_config(enc.n_vocab))
-    n = (tiny.val_tokens if len(tokens) > tiny.val_tokens else len(tokens) - 1) // 32 * 32
-    ids = torch.from_numpy(np.array(tokens[: n + 1], dtype=np.int64))
+@pytest.mark.parametrize("val_tokens", [20, 32, 500, 2_000, 10**6])
+def test_validation_against_a_plain_sum(tiny, val_tokens):
+    """Every token once, whatever number of them: a row begins where the one before it ended, the last may be short."""
+    cfg = replace(tiny, val_tokens=val_tokens, micro_batch=3)
+    enc, _, tokens = bt._prepare(cfg)
+    model = GPT(cfg.model_config(enc.n_vocab))
+    n = min(val_tokens, len(tokens))
+    ids = torch.from_numpy(np.append(enc.eot_token, tokens[:n]).astype(np.int64))
     nats = 0.0
     for i in range(0, n, 32):
+        x, y = ids[i : min(i + 32, n)], ids[i + 1 : min(i + 32, n) + 1]
         with torch.no_grad():
-            logp = model(ids[None, i : i + 32])[0][0].double().log_softmax(-1)
-        nats -= logp[torch.arange(32), ids[i + 1 : i + 33]].sum().item()
+            nats -= model(x[None])[0][0].double().log_softmax(-1)[torch.arange(len(y)), y].sum().item()
     n_bytes = sum(len(enc.decode_single_token_bytes(t)) for t in ids[1:].tolist() if t != enc.eot_token)
-    found = bt._validate(model, enc, tokens, tiny, torch.device("cpu"))
+    found = bt._validate(model, enc, tokens, cfg, torch.device("cpu"))
     assert found["val_loss"] == pytest.approx(nats / n, rel=1e-6)
     assert found["val_bpb"] == pytest.approx(nats / math.log(2) / n_bytes, rel=1e-6)
 
