@@ -242,8 +242,9 @@ def _validate(model: GPT, enc: tiktoken.Encoding, tokens: TokenFile, cfg: TrainC
     if n < 1:
         raise ValueError(f"{tokens.path} is empty: there is nothing to validate on")
     ids = torch.from_numpy(np.append(enc.eot_token, tokens[:n]).astype(np.int64))
-    rows = [t[: n // T * T].view(-1, T).split(cfg.micro_batch) for t in (ids[:-1], ids[1:])]
-    pieces = [*zip(*rows)] + [(ids[None, n // T * T : -1], ids[None, n // T * T + 1 :])] * (n % T > 0)  # the last row is shorter
+    rows = [*zip(ids[:-1].split(T), ids[1:].split(T))]
+    cuts = [*range(0, n // T, cfg.micro_batch), n // T]  # and the last row, where it is shorter
+    pieces = [[torch.stack(t) for t in zip(*rows[a:b])] for a, b in zip(cuts, [*cuts[1:], len(rows)]) if a < b]
     sums, sizes = torch.zeros(3, dtype=torch.float64), torch.from_numpy(token_bytes(enc))  # nats, bytes, tokens
     for x, y in pieces[rank::world]:
         with autocast():
