@@ -74,10 +74,12 @@ class TrainConfig:
     rows: int = 1  # per lane and step: n_lanes · rows · block_size tokens a step
     micro_batch: int | str = 8  # rows in one forward pass of one process: the knob for memory; "auto": as many as fit
     # optimisation
+    optimizer: str = "adamw"  # or "muon": for the matrices of the blocks, and AdamW for the rest
+    schedule: str = "cosine"  # or "wsd"; see `lr_at`
     max_steps: int = 1_800
     warmup_steps: int = 50
     lr: float = 4e-3  # at the end of the warm-up
-    min_lr: float = 4e-4  # at the end of the cosine
+    min_lr: float = 4e-4  # at the end
     weight_decay: float = 0.1  # on matrices and embeddings; not on biases and layer norms
     beta1: float = 0.9
     beta2: float = 0.95
@@ -113,7 +115,9 @@ class TrainConfig:
                 raise ValueError(f"{f.name} {value!r}: expected {getattr(f.type, '__name__', f.type)}")
         if bad := {m for m in self.modes.split(",")} - {"train", "validate", "evaluate", "sample", "export"}:
             raise ValueError(f"modes {self.modes!r}: unknown {', '.join(sorted(bad))}; any of train,validate,evaluate,sample,export")
-        for field, allowed in (("resume", ("auto", "never")), ("dtype", ("float32", "bfloat16", "float64"))):
+        for field, allowed in (
+            ("optimizer", ("adamw", "muon")), ("schedule", ("cosine", "wsd")), ("resume", ("auto", "never")), ("dtype", ("float32", "bfloat16", "float64")),
+        ):  # fmt: skip
             if getattr(self, field) not in allowed:
                 raise ValueError(f"{field} {getattr(self, field)!r}: expected one of {', '.join(allowed)}")
         if isinstance(self.micro_batch, str) and self.micro_batch != "auto":
@@ -173,18 +177,46 @@ def lr_at(
     step: int,  # of the optimiser, from 0
     cfg: TrainConfig,
 ) -> float:
-    """Learning rate of a step: linear warm-up to `lr` over `warmup_steps`, then a cosine that reaches `min_lr` at `max_steps`."""
+    """Learning rate of a step: linear warm-up to `lr` over `warmup_steps`, then down to `min_lr`, reached at `max_steps`.
+
+    `schedule` "cosine" goes down all the way; "wsd" (warm-up–stable–decay, Hu et al. 2024) stays at `lr` and takes a straight line over the last 40 % of the steps.
+    """
     if step < cfg.warmup_steps:
         return cfg.lr * (step + 1) / cfg.warmup_steps
-    done = min(1.0, (step - cfg.warmup_steps) / max(1, cfg.max_steps - cfg.warmup_steps))
-    return cfg.min_lr + 0.5 * (1 + math.cos(math.pi * done)) * (cfg.lr - cfg.min_lr)
+    if cfg.schedule == "wsd":
+        left = min(1.0, max(0, cfg.max_steps - step) / (0.4 * cfg.max_steps))
+    else:
+        done = min(1.0, (step - cfg.warmup_steps) / max(1, cfg.max_steps - cfg.warmup_steps))
+        left = 0.5 * (1 + math.cos(math.pi * done))
+    return cfg.min_lr + left * (cfg.lr - cfg.min_lr)
 
 # %% ../nbs/05_train.ipynb #06f3f2ec
-def _optimizer(model: GPT, cfg: TrainConfig) -> torch.optim.AdamW:
-    decay = [p for p in model.parameters() if p.dim() >= 2]
-    rest = [p for p in model.parameters() if p.dim() < 2]
+class _MuonAndAdamW:
+    "Two optimisers as one: they share the learning rate, and the `state` that a checkpoint keeps."
+
+    def __init__(self, muon: torch.optim.Muon, adamw: torch.optim.AdamW):
+        self.parts = muon, adamw
+        self.param_groups = [*muon.param_groups, *adamw.param_groups]
+        self.state = muon.state = adamw.state
+
+    def zero_grad(self) -> None:
+        for part in self.parts:
+            part.zero_grad()
+
+    def step(self) -> None:
+        for part in self.parts:
+            part.step()
+
+
+def _optimizer(model: GPT, cfg: TrainConfig) -> torch.optim.AdamW | _MuonAndAdamW:
+    matrices = [p for n, p in model.named_parameters() if cfg.optimizer == "muon" and n.startswith("h.") and p.dim() == 2]
+    others = [p for p in model.parameters() if not any(p is m for m in matrices)]
+    decay, rest = ([p for p in others if (p.dim() >= 2) == large] for large in (True, False))
     groups = [{"params": decay, "weight_decay": cfg.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=cfg.lr, betas=(cfg.beta1, cfg.beta2), fused=True)
+    adamw = torch.optim.AdamW(groups, lr=cfg.lr, betas=(cfg.beta1, cfg.beta2), fused=True)
+    if not matrices:
+        return adamw
+    return _MuonAndAdamW(torch.optim.Muon(matrices, lr=cfg.lr, weight_decay=cfg.weight_decay, adjust_lr_fn="match_rms_adamw"), adamw)
 
 # %% ../nbs/05_train.ipynb #5faaa0a7
 def _accumulate(model: torch.nn.Module, x: torch.Tensor, y: torch.Tensor, micro_batch: int, autocast=contextlib.nullcontext) -> torch.Tensor:
