@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from torch.utils.flop_counter import FlopCounterMode
 
 import babygpt.modern as bm
-from babygpt.checkpoint import load_checkpoint, save_checkpoint
+import babygpt.train as bt
 from babygpt.chunk import find_chunks, write_tokens
 from babygpt.corpus import load_corpus
 from babygpt.model import GPT, GPTConfig
@@ -97,51 +97,6 @@ def test_rows_begin_with_documents(tokens):
     assert not torch.equal(lanes.batch(0)[0], lanes.batch(lanes.steps_per_epoch)[0])
 
 
-# --- Muon ------------------------------------------------------------------------------------------------------------
-
-
-def test_muon_takes_the_blocks_matrices_and_adamw_the_rest():
-    cfg, model = bm.BASE, GPT(SHAPE)
-    optimizer = bm.MuonAndAdamW(model, cfg)
-    where = [{id(p) for g in part.param_groups for p in g["params"]} for part in optimizer.parts]
-    names = {n for n, p in model.named_parameters() if id(p) in where[0]}
-    assert names == {f"h.{i}.{m}.weight" for i in range(2) for m in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")}
-    assert where[0].isdisjoint(where[1]) and len(where[0] | where[1]) == len(list(model.parameters()))
-    assert {g["weight_decay"] for g in optimizer.parts[1].param_groups} == {cfg.weight_decay, 0.0}
-
-
-def test_muons_operations_are_counted():
-    model = GPT(SHAPE)
-    optimizer = bm.MuonAndAdamW(model, bm.BASE)
-    model(torch.randint(50, (1, 9)), torch.randint(50, (1, 9)))[1].backward()
-    with FlopCounterMode(display=False) as counter:
-        optimizer.step()
-    shape = dict(n_layer=2, n_head=2, n_embd=16, block_size=32)
-    plain, muon = (flops_per_step(Arm("", replace(bm.BASE, **shape), changes), 50) for changes in ((), ("Muon",)))
-    assert counter.get_total_flops() == muon - plain
-
-
-def test_a_checkpoint_holds_the_state_of_both(tmp_path):
-    enc, x = get_tokenizer("gpt2:512"), torch.randint(512, (3, 4, 9))
-    shape = replace(SHAPE, vocab_size=512)
-
-    def step(model, optimizer, x):
-        optimizer.zero_grad()
-        model(x, x)[1].backward()
-        optimizer.step()
-
-    one = GPT(shape)
-    its = bm.MuonAndAdamW(one, bm.BASE)
-    step(one, its, x[0])
-    save_checkpoint(tmp_path, one, its, 1, enc)
-    other = GPT(shape)
-    others = bm.MuonAndAdamW(other, bm.BASE)
-    step(other, others, x[1])
-    assert load_checkpoint(tmp_path / "checkpoints/step_000001", other, others, enc) == 1
-    step(one, its, x[2]), step(other, others, x[2])
-    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters()))
-
-
 # --- the method ------------------------------------------------------------------------------------------------------
 
 
@@ -172,10 +127,14 @@ def test_what_comes_next(done, comes):
     assert bm._missing(ARM, runs(done) + others, (1, 2, 4), (1, 2, 3)) == comes
 
 
-def test_the_schedule_ends_at_nothing():
-    cfg = replace(bm.BASE, max_steps=100, warmup_steps=10, lr=2.0)
-    rates = [bm.constant_then_down(s, cfg) for s in range(101)]
-    assert rates[:11] == pytest.approx([0.2 * s for s in range(1, 11)] + [2.0]) and rates[60] == 2.0 and rates[80] == pytest.approx(1.0) and rates[100] == 0
+def test_muons_operations_are_counted():
+    cfg = replace(bm.BASE, n_layer=2, n_head=2, n_embd=16, block_size=32, optimizer="muon")
+    model = GPT(cfg.model_config(50))
+    optimizer = bt._optimizer(model, cfg)
+    model(torch.randint(50, (1, 9)), torch.randint(50, (1, 9)))[1].backward()
+    with FlopCounterMode(display=False) as counter:
+        optimizer.step()
+    assert counter.get_total_flops() == flops_per_step(Arm("", cfg), 50) - flops_per_step(Arm("", replace(cfg, optimizer="adamw")), 50)
 
 
 SMALL = """
@@ -183,7 +142,7 @@ import sys
 from babygpt.modern import _with, run_experiment
 if __name__ == "__main__":
     small = dict(corpus="embedded", hellaswag="embedded", tokenizer="gpt2:512", n_layer=1, n_head=2, n_embd=16, block_size=32, n_lanes=4, rows=2, chunk_size=500, window=400)
-    arms = [_with("one", **small), _with("two", "Muon", pos="rope", **small), _with("the first again", **small)]
+    arms = [_with("one", **small), _with("two", "soft cap", pos="rope", optimizer="muon", **small), _with("the first again", **small)]
     run_experiment(arms, sys.argv[1], lrs=(1e-3, 2e-3), seeds=(1, 2), budget=2e8, workers=2)
 """
 

@@ -48,6 +48,14 @@ def test_learning_rate():
     assert lr_at(0, replace(cfg, warmup_steps=0)) == 6e-4
 
 
+def test_learning_rate_that_stays_up():
+    cfg = replace(TrainConfig(), schedule="wsd", max_steps=100, warmup_steps=10, lr=2.0, min_lr=0.0)
+    rates = [lr_at(s, cfg) for s in range(102)]
+    assert rates[:10] == pytest.approx([0.2 * s for s in range(1, 11)]) and set(rates[10:61]) == {2.0}
+    assert rates[61:101] == pytest.approx([2 - 0.05 * s for s in range(1, 41)]) and rates[100] == rates[101] == 0
+    assert lr_at(80, replace(cfg, min_lr=1.0)) == pytest.approx(1.5)
+
+
 def test_decay_on_matrices_only():
     model = GPT(TrainConfig().model_config(300))
     groups = bt._optimizer(model, TrainConfig()).param_groups
@@ -58,9 +66,18 @@ def test_decay_on_matrices_only():
     assert len(groups[0]["params"]) + len(groups[1]["params"]) == len(names)
 
 
+def test_muon_takes_the_blocks_matrices_and_adamw_the_rest():
+    cfg = replace(TrainConfig(), optimizer="muon")
+    model = GPT(cfg.model_config(300))
+    names = {id(p): n for n, p in model.named_parameters()}
+    muon, adamw = ([{names[id(p)] for p in g["params"]} for g in part.param_groups] for part in bt._optimizer(model, cfg).parts)
+    assert muon == [{f"h.{i}.{m}.weight" for i in range(4) for m in ("attn.c_attn", "attn.c_proj", "mlp.c_fc", "mlp.c_proj")}]
+    assert adamw[0] == {"wte.weight"} and adamw[1] == set(names.values()) - muon[0] - adamw[0]
+
+
 @pytest.mark.parametrize(
     "change, message",
-    [({"modes": "train,evalate"}, "unknown evalate"), ({"resume": "yes"}, "resume 'yes'"), ({"dtype": "float16"}, "dtype"), ({"rows": 0}, "rows 0"), ({"n_head": 5}, "n_head must divide"), ({"lr": "fast"}, "lr 'fast': expected float"), ({"max_steps": 1.5}, "max_steps 1.5: expected int"), ({"compile": 1}, "compile 1: expected bool"), ({"micro_batch": "half"}, "micro_batch 'half'"), ({"micro_batch": 0}, "micro_batch 0")],
+    [({"modes": "train,evalate"}, "unknown evalate"), ({"resume": "yes"}, "resume 'yes'"), ({"dtype": "float16"}, "dtype"), ({"optimizer": "sgd"}, "optimizer 'sgd': expected one of adamw, muon"), ({"schedule": "linear"}, "schedule 'linear'"), ({"rows": 0}, "rows 0"), ({"n_head": 5}, "n_head must divide"), ({"lr": "fast"}, "lr 'fast': expected float"), ({"max_steps": 1.5}, "max_steps 1.5: expected int"), ({"compile": 1}, "compile 1: expected bool"), ({"micro_batch": "half"}, "micro_batch 'half'"), ({"micro_batch": 0}, "micro_batch 0")],
 )
 def test_settings_that_cannot_be(change, message):
     with pytest.raises(ValueError, match=message):
@@ -72,36 +89,40 @@ def test_every_field_is_a_flag(monkeypatch):
     monkeypatch.setattr(bt, "launch", lambda cfg: seen.append(cfg) or {})
     other = {bool: lambda v: not v, int: lambda v: v + v, int | str: lambda v: v + v, float: lambda v: v / 2}
     for f in fields(TrainConfig):
-        if f.name in ("preset", "modes", "resume", "dtype", "pos", "act", "nproc", "n_head", "n_lanes"):
+        if f.name in ("preset", "modes", "resume", "dtype", "optimizer", "schedule", "pos", "act", "nproc", "n_head", "n_lanes"):
             continue
         value = other.get(f.type, lambda v: "x")(f.default)
         bt.main([f"--{f.name}", str(value)])
         assert seen.pop() == replace(TrainConfig(), **{f.name: value if value != f.default else f.default})
     bt.main(["--micro_batch", "auto"])
     assert seen.pop().micro_batch == "auto"
-    bt.main(["--preset", "a40x8", "--max_steps", "40", "--pos", "rope", "--act", "relu2", "--modes", "train"])
-    assert seen.pop() == replace(PRESETS["a40x8"], max_steps=40, pos="rope", act="relu2", modes="train")
+    bt.main(["--preset", "a40x8", "--max_steps", "40", "--pos", "rope", "--act", "relu2", "--optimizer", "muon", "--schedule", "wsd", "--modes", "train"])
+    assert seen.pop() == replace(PRESETS["a40x8"], max_steps=40, pos="rope", act="relu2", optimizer="muon", schedule="wsd", modes="train")
 
 
 # --- one batch, however it is divided --------------------------------------------------------------------------------
 
 
 def one_big_batch(cfg, steps):
-    """The same optimisation with nothing but torch: all rows in one forward pass, AdamW unfused."""
+    """The same optimisation with nothing but torch: all rows in one forward pass, AdamW unfused, Muon for the blocks' matrices where it is asked for."""
     enc, tokens, _ = bt._prepare(cfg)
     torch.manual_seed(cfg.seed)
     model = GPT(cfg.model_config(enc.n_vocab)).double()
     matrices, others = [p for p in model.parameters() if p.dim() > 1], [p for p in model.parameters() if p.dim() == 1]
-    optimizer = torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}], lr=1, betas=(0.9, 0.95), foreach=False)
+    optimizers = []
+    if cfg.optimizer == "muon":
+        optimizers, matrices = [torch.optim.Muon(matrices[-4 * cfg.n_layer :], weight_decay=0.1, adjust_lr_fn="match_rms_adamw")], matrices[: -4 * cfg.n_layer]
+    optimizers += [torch.optim.AdamW([{"params": matrices, "weight_decay": 0.1}, {"params": others, "weight_decay": 0.0}], lr=1, betas=(0.9, 0.95), foreach=False)]
     lanes = bt.Lanes(tokens, bt.find_chunks(tokens.tokens[: bt._tokens_needed(cfg, tokens)], cfg.chunk_size, enc.eot_token, cfg.window), cfg.n_lanes, rows=cfg.rows, block_size=cfg.block_size, seed=cfg.seed)
     for step in range(steps):
         x, y = lanes.batch(step)
-        optimizer.zero_grad()
+        model.zero_grad()
         model(x, y)[1].backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), cfg.grad_clip)
-        for group in optimizer.param_groups:
-            group["lr"] = lr_at(step, cfg)
-        optimizer.step()
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = lr_at(step, cfg)
+            optimizer.step()
     return model.state_dict()
 
 
@@ -127,6 +148,12 @@ def test_processes_times_pieces_equal_one_big_batch(tiny, reference, world, micr
     first = next(iter(VALIDATION.values()))
     np.testing.assert_allclose(VALIDATION[world, micro_batch], first, rtol=1e-9)  # the same held-out tokens for all
     assert [v[0] for v in first] == [0, 3, 6] and found["finished"]
+
+
+def test_muon_over_processes_equals_one_big_batch(tiny, reference):
+    cfg = replace(tiny, optimizer="muon", schedule="wsd", dtype="float64", micro_batch=2, nproc=2)
+    launch(cfg)
+    assert distance(weights(tiny.run_dir, 6), one_big_batch(cfg, 6)) < 1e-9 < 1e-3 < distance(weights(tiny.run_dir, 6), reference)
 
 
 def _always_no_sync(model, x, y, micro_batch, autocast):
@@ -194,9 +221,9 @@ def without_times(metrics):
     return [{k: v for k, v in m.items() if k not in ("tok_per_s", "data_wait_s", "memory_mb", "look_s", "checkpoint_s", "mfu")} for m in metrics]
 
 
-@pytest.mark.parametrize("world", [1, 2, 4])
-def test_killed_and_resumed_it_is_the_same_run_to_the_bit(tiny, tmp_path, world):
-    cfg = replace(tiny, nproc=world, max_steps=40, checkpoint_every=7, micro_batch=1, hellaswag_every=20, sample_every=20, sample_tokens=20, modes="train,validate,evaluate,sample")
+@pytest.mark.parametrize("world, optimizer", [(1, "adamw"), (2, "muon"), (4, "adamw")])
+def test_killed_and_resumed_it_is_the_same_run_to_the_bit(tiny, tmp_path, world, optimizer):
+    cfg = replace(tiny, nproc=world, optimizer=optimizer, max_steps=40, checkpoint_every=7, micro_batch=1, hellaswag_every=20, sample_every=20, sample_tokens=20, modes="train,validate,evaluate,sample")
     straight, killed = (replace(cfg, run_dir=str(tmp_path / n)) for n in ("straight", "killed"))
     (train if world == 1 else launch)(straight)
     process = subprocess.Popen(command(killed), cwd=ROOT, start_new_session=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
