@@ -15,6 +15,7 @@ import math
 import os
 import subprocess
 import tempfile
+import threading
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -224,6 +225,11 @@ def _missing(arm: Arm, runs: list[dict], lrs: Sequence[float], seeds: Sequence[i
     return [(best, seed) for seed in seeds if (best, seed) not in done]
 
 # %% ../nbs/08_modern.ipynb #725d4dbc
+def _leave_with_parent() -> None:
+    "For a worker: end when the process that started it is gone, or a killed experiment would go on using the machine."
+    threading.Thread(target=training._leave_with, args=(os.getppid(),), daemon=True).start()
+
+
 def run_experiment(
     arms: Sequence[Arm],
     path: str | Path,  # the file of results: what is there is not run again, what is new is added
@@ -241,7 +247,7 @@ def run_experiment(
         text = path.read_text(encoding="utf-8")
         write_whole(path, text[: text.rfind("\n") + 1])
     git = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=training._root(), text=True, capture_output=True)
-    with ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers or os.cpu_count(), get_context("spawn"), _leave_with_parent) as pool:
         while jobs := {(json.dumps(a.identity, sort_keys=True), *job): (a, *job) for a in arms for job in _missing(a, results(path), lrs, seeds)}:
             futures = [pool.submit(_one_run, *job, budget) for job in jobs.values()]
             for future in tqdm(as_completed(futures), total=len(futures), desc=path.stem, unit="run"):
@@ -303,19 +309,15 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float]:
 
 
 def table(arms: Sequence[Arm], runs: list[dict], against: Arm | None = None) -> str:
-    """A line for each arm: tuned learning rate, compute, tokens and text, bits/byte with its interval, and the paired difference to an arm."""
-    lines = [f"{'':28} {'lr':>7} {'steps':>6} {'Mtok':>5} {'MB':>5}  {'bits/byte':16} {'difference':18} {'HellaSwag':>9} {'core s':>6}"]
+    """A line for each arm: parameters (millions), tuned learning rate, steps, tokens and bytes of text (millions), bits/byte with its interval, the paired difference to an arm, HellaSwag, seconds."""
+    lines = [f"{'':26} {'M par':>5} {'lr':>6} {'steps':>5} {'Mtok':>4} {'MB':>4}  {'bits/byte':13} {'difference':14} {'HS':>5} {'core s':>6}"]
     base = {r["seed"]: r["val_bpb"] for r in tuned(against, runs)} if against else {}
     for arm in arms:
         mine = tuned(arm, runs)
-        mean, half = mean_interval([r["val_bpb"] for r in mine])
-        apart = ""
-        if against and arm.identity != against.identity:
-            d, h = mean_interval([r["val_bpb"] - base[r["seed"]] for r in mine])
-            apart = f"{d:+.3f} ± {h:.3f}"
         r = mine[0]
-        lines.append(
-            f"{arm.name:28} {r['lr']:7g} {r['steps']:6} {r['tokens'] / 1e6:5.2f} {r['bytes'] / 1e6:5.2f}  {f'{mean:.3f} ± {half:.3f}':16} {apart:18}"
-            f" {np.mean([x['hellaswag'] for x in mine]):9.1%} {np.mean([x['seconds'] for x in mine]):6.0f}"
-        )
+        line = f"{arm.name:26} {r['n_params'] / 1e6:5.2f} {r['lr']:6g} {r['steps']:5} {r['tokens'] / 1e6:4.2f} {r['bytes'] / 1e6:4.2f}  "
+        line += f"{'{:.3f} ± {:.3f}'.format(*mean_interval([r['val_bpb'] for r in mine])):13} "
+        apart = [r["val_bpb"] - base[r["seed"]] for r in mine] if against and arm.identity != against.identity else []
+        line += f"{'{:+.3f} ± {:.3f}'.format(*mean_interval(apart)) if apart else '':14} "
+        lines.append(line + f"{np.mean([r['hellaswag'] for r in mine]):5.1%} {np.median([r['seconds'] for r in mine]):6.0f}")
     return "\n".join(lines)

@@ -165,3 +165,15 @@ def test_killed_it_goes_on_and_no_run_is_done_twice(tmp_path):
     assert len(set(keys)) == len(keys) and {r["seed"] for r in after} == {1, 2}
     flops = [r["flops"] for r in after]
     assert max(flops) / min(flops) < 1.2 and {r["steps"] for r in after if not r["changes"]} != {r["steps"] for r in after if r["changes"]}
+
+
+def test_the_stored_results_are_whole_and_fair():
+    runs = results(ROOT / "babygpt/data/modern.jsonl")
+    for arms in bm.EXPERIMENTS.values():
+        for arm in arms:
+            assert bm._missing(arm, runs, (2e-3, 4e-3, 8e-3), (1, 2, 3)) == [], arm.name
+            mine = bm.tuned(arm, runs)
+            assert [r["seed"] for r in mine] == [1, 2, 3]
+            assert all(r["flops"] == pytest.approx(arm.share * bm.BUDGET, rel=0.01) for r in mine)
+    assert all("dirty" not in r["commit"] for r in runs)
+    assert len({json.dumps([r["config"], r["changes"], r["share"], r["lr"], r["seed"]], sort_keys=True) for r in runs}) == len(runs)
