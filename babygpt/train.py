@@ -146,6 +146,7 @@ PRESETS = {
         hellaswag_every=1_000, sample_every=500, checkpoint_every=500, dtype="bfloat16", compile=True, nproc=8,
     ),  # fmt: skip
 }
+PRESETS["modern"] = replace(PRESETS["a40x8"], preset="modern", tokenizer="bpe:50257", pos="rope", optimizer="muon", schedule="wsd", min_lr=0.0)
 
 # %% ../nbs/05_train.ipynb #ae10f499
 def _root() -> Path:

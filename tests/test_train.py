@@ -38,6 +38,7 @@ def test_the_reference_run_is_a_preset():
     assert (cfg.weight_decay, cfg.beta1, cfg.beta2, cfg.grad_clip, cfg.corpus, cfg.tokenizer) == (0.1, 0.9, 0.95, 1.0, "fineweb2", "gpt2")
     with torch.device("meta"):
         assert sum(p.numel() for p in GPT(cfg.model_config(50257)).parameters()) == 124_439_808
+        assert sum(p.numel() for p in GPT(PRESETS["modern"].model_config(50257)).parameters()) == 124_439_808 - 1024 * 768  # positions turn
 
 
 def test_learning_rate():
