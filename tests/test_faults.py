@@ -427,7 +427,7 @@ def test_what_may_change_between_runs_may_and_what_may_not_is_named(tiny):
     """Every field, by name."""
     train(replace(tiny, max_steps=2))
     saved = asdict(replace(tiny, max_steps=2))
-    other = {"pos": "rope", "act": "relu2", "dtype": "float64", "resume": "never", "modes": "validate", "n_head": 4, "tokenizer": "gpt2:400", "preset": "a40x8", "device": "cpu"}
+    other = {"pos": "rope", "act": "relu2", "optimizer": "muon", "schedule": "wsd", "dtype": "float64", "resume": "never", "modes": "validate", "n_head": 4, "tokenizer": "gpt2:400", "preset": "a40x8", "device": "cpu"}
     for name, value in saved.items():
         changed = other.get(name, not value if isinstance(value, bool) else value * 2 if isinstance(value, (int, float)) and value else "x" if not isinstance(value, int) else 1)
         assert changed != value
