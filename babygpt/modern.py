@@ -180,9 +180,9 @@ def _one_run(arm: Arm, lr: float, seed: int, budget: float) -> dict:
         flops = flops_per_step(arm, enc.n_vocab)
         steps = round(arm.share * budget / flops)
         cfg = replace(cfg, max_steps=steps, warmup_steps=max(1, steps // 30), val_tokens=sum(n for _, n in sizes), val_every=max(1, steps // 10))
-        began = time.perf_counter()
+        began = time.process_time()
         summary = training.train(cfg)
-        seconds = time.perf_counter() - began
+        seconds = time.process_time() - began
         if not summary["finished"]:
             raise KeyboardInterrupt
         file = TokenFile(training._data_dir(cfg), "train")
