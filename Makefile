@@ -31,7 +31,7 @@ lab: $(VENV)/.installed
 # Links in the index are relative to nbs/, where Jupyter opens it; the README's are relative to the root.
 readme: $(VENV)/.installed
 	$(BIN)/jupyter nbconvert --log-level WARN --to markdown --stdout nbs/index.ipynb \
-	  | sed -E -e 's#\]\(([0-9a-z_]+\.ipynb)#](nbs/\1#g' -e 's#\]\(\.\./#](#g' > $(README)
+	  | sed -E -e 's#\]\(([0-9a-z_/]+\.ipynb)#](nbs/\1#g' -e 's#\]\(\.\./#](#g' > $(README)
 
 clean:
 	rm -rf $(VENV) build dist *.egg-info runs data .pytest_cache .hypothesis

@@ -1,8 +1,12 @@
-"""The package as pip sees it; every setting is read from settings.ini, which nbdev reads too."""
+"""The package as pip sees it.
+
+Every setting is read from settings.ini, which nbdev reads too.
+"""
+
 from configparser import ConfigParser
 from pathlib import Path
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
 ini = ConfigParser(delimiters=["="])
 ini.read("settings.ini", encoding="utf-8")
@@ -18,7 +22,7 @@ setup(
     author_email=cfg["author_email"],
     license=cfg["license_name"],
     keywords=cfg["keywords"],
-    packages=["babygpt"],
+    packages=find_packages(include=["babygpt", "babygpt.*"]),
     package_data={"babygpt": ["data/*"]},
     python_requires=">=" + cfg["min_python"],
     install_requires=cfg["requirements"].split(),
