@@ -88,7 +88,7 @@ def sections(path) -> list[Section]:
 
 def anchor(heading: str) -> str:
     """The name by which JupyterLab links to a heading."""
-    return heading.replace(" ", "-")
+    return re.sub(r"[`*]", "", heading).replace(" ", "-")
 
 
 def plain(text: str) -> str:
