@@ -30,7 +30,9 @@ lab: $(VENV)/.installed
 
 # Links in the index are relative to nbs/, where Jupyter opens it; the README's are relative to the root.
 readme: $(VENV)/.installed
-	$(BIN)/jupyter nbconvert --log-level WARN --to markdown --stdout nbs/index.ipynb \
+	$(BIN)/jupyter nbconvert --log-level WARN --to markdown --stdout \
+	    --TagRemovePreprocessor.enabled=True \
+	    --TagRemovePreprocessor.remove_cell_tags=picture nbs/index.ipynb \
 	  | sed -E -e 's#\]\(([0-9a-z_/]+\.ipynb)#](nbs/\1#g' -e 's#\]\(\.\./#](#g' > $(README)
 
 clean:

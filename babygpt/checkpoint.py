@@ -36,7 +36,9 @@ def step_of(checkpoint: Path) -> int:
 
 def checkpoints(run_dir: Path) -> list[Path]:
     """A run's checkpoints that were written to their end, oldest first."""
-    return sorted((p for p in (run_dir / "checkpoints").glob("step_*") if re.fullmatch(r"step_\d{6,}", p.name)), key=step_of)
+    found = (run_dir / "checkpoints").glob("step_*")
+    whole = [path for path in found if re.fullmatch(r"step_\d{6,}", path.name)]
+    return sorted(whole, key=step_of)
 
 
 def _discard(path: Path) -> None:
@@ -53,19 +55,58 @@ def _sha256(path: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def _write(dir: Path, model: GPT, optimizer: torch.optim.Optimizer, step: int, enc: tiktoken.Encoding) -> None:
+def _state(model: GPT, step: int, enc: tiktoken.Encoding) -> str:
+    "What is neither weights nor moments, as JSON."
+    state = {
+        "step": step,
+        "vocab_size": model.cfg.vocab_size,
+        "tokenizer": enc.name,
+        "tokenizer_sha256": tokenizer_sha256(enc),
+        "rng": base64.b64encode(torch.get_rng_state().numpy().tobytes()).decode(),
+    }
+    return json.dumps(state, indent=1)
+
+# %% ../nbs/11_checkpoint.ipynb #ee1e5774
+def _moments(model: GPT, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+    "What the optimiser keeps, by the parameter's name and its own: wte.weight.exp_avg."
+    moments = {}
+    for name, p in model.named_parameters():
+        for key, value in optimizer.state[p].items():
+            moments[f"{name}.{key}"] = value
+    return moments
+
+
+def _flush(path: Path) -> None:
+    "Wait until a file, or a folder's list of names, is on the disk."
+    fd = os.open(path, os.O_RDONLY)
+    os.fsync(fd)
+    os.close(fd)
+
+# %% ../nbs/11_checkpoint.ipynb #ee1e5775
+def _write(
+    dir: Path,
+    model: GPT,
+    optimizer: torch.optim.Optimizer,
+    step: int,
+    enc: tiktoken.Encoding,
+) -> None:
+    "Write a checkpoint's files and their checksums, down to the disk."
     dir.mkdir(parents=True)
-    moments = {f"{n}.{k}": v for n, p in model.named_parameters() for k, v in optimizer.state[p].items()}
     save_file(model.state_dict(), dir / "model.safetensors")
-    save_file(moments, dir / "optimizer.safetensors")
-    rng = base64.b64encode(torch.get_rng_state().numpy().tobytes()).decode()
-    state = {"step": step, "vocab_size": model.cfg.vocab_size, "tokenizer": enc.name, "tokenizer_sha256": tokenizer_sha256(enc), "rng": rng}
-    (dir / "state.json").write_text(json.dumps(state, indent=1), encoding="utf-8")
-    (dir / "SHA256SUMS").write_text("".join(f"{_sha256(dir / name)}  {name}\n" for name in _FILES))
+    save_file(_moments(model, optimizer), dir / "optimizer.safetensors")
+    (dir / "state.json").write_text(_state(model, step, enc), encoding="utf-8")
+    sums = [f"{_sha256(dir / name)}  {name}\n" for name in _FILES]
+    (dir / "SHA256SUMS").write_text("".join(sums))
     for path in (*dir.iterdir(), dir):
-        fd = os.open(path, os.O_RDONLY)
-        os.fsync(fd)
-        os.close(fd)
+        _flush(path)
+
+
+def _last_good(run_dir: Path) -> str:
+    "A sentence for an error: where a run can go on."
+    good = checkpoints(run_dir)
+    if not good:
+        return "There is none yet"
+    return f"The last good checkpoint is {good[-1].name}"
 
 # %% ../nbs/11_checkpoint.ipynb #4acd6bd5
 def save_checkpoint(
@@ -76,7 +117,10 @@ def save_checkpoint(
     enc: tiktoken.Encoding,  # whose ids the model knows
     keep: int = 2,  # checkpoints that stay, this one among them
 ) -> None:
-    """Write a checkpoint, whole or not at all, then drop the oldest. Raises OSError naming the last good one."""
+    """Write a checkpoint, whole or not at all, then drop the oldest.
+
+    Raises OSError naming the last good one.
+    """
     final = run_dir / "checkpoints" / f"step_{step:06d}"
     tmp = final.with_name(f"{final.name}.tmp")
     shutil.rmtree(tmp, ignore_errors=True)
@@ -84,9 +128,10 @@ def save_checkpoint(
         _write(tmp, model, optimizer, step, enc)
     except Exception as e:  # safetensors has an exception of its own for a full disk
         shutil.rmtree(tmp, ignore_errors=True)
-        good = checkpoints(run_dir)
-        last = f"The last good checkpoint is {good[-1].name}" if good else "There is none yet"
-        raise OSError(f"{final} could not be written ({e}). {last}; make room and start again") from e
+        raise OSError(
+            f"{final} could not be written ({e}). {_last_good(run_dir)}; "
+            "make room and start again"
+        ) from e
     _discard(final)
     tmp.rename(final)
     for old in checkpoints(run_dir)[:-keep]:
@@ -94,71 +139,121 @@ def save_checkpoint(
 
 # %% ../nbs/11_checkpoint.ipynb #5c8aecd9
 def damage(checkpoint: Path) -> str:
-    """What is wrong with a checkpoint's files: a sentence, or "" where they are as they were written."""
+    """What is wrong with a checkpoint's files; "" where they are as once written."""
+    sums = {}
     try:
-        sums = {name: digest for digest, name in (line.split() for line in (checkpoint / "SHA256SUMS").read_text().splitlines())}
-        return next((f"{name} does not match its checksum" for name in _FILES if _sha256(checkpoint / name) != sums.get(name)), "")
+        for line in (checkpoint / "SHA256SUMS").read_text().splitlines():
+            digest, name = line.split()
+            sums[name] = digest
+        for name in _FILES:
+            if _sha256(checkpoint / name) != sums.get(name):
+                return f"{name} does not match its checksum"
     except FileNotFoundError as e:
         return f"{Path(e.filename).name} is missing"
     except ValueError:
         return "SHA256SUMS cannot be read"
+    return ""
 
-
+# %% ../nbs/11_checkpoint.ipynb #5c8aecda
 def last_whole(run_dir: Path) -> Path | None:
-    """The newest checkpoint that is as it was written, with a warning for each damaged one; None where there is none at all. Raises ValueError where all are damaged."""
+    """The newest checkpoint that is as it was written; None where there is none at all.
+
+    Warns of each damaged one. Raises ValueError where all are damaged.
+    """
     found = checkpoints(run_dir)[::-1]
     for checkpoint in found:
-        if not (problem := damage(checkpoint)):
+        problem = damage(checkpoint)
+        if not problem:
             return checkpoint
-        warnings.warn(f"{checkpoint} is damaged ({problem}): going back to the one before it", stacklevel=2)
+        back = "going back to the one before it"
+        warnings.warn(f"{checkpoint} is damaged ({problem}): {back}", stacklevel=2)
     if found:
-        raise ValueError(f"{run_dir / 'checkpoints'}: all {len(found)} checkpoints are damaged ({problem}); delete the folder to begin anew")
+        raise ValueError(
+            f"{run_dir / 'checkpoints'}: all {len(found)} checkpoints are damaged "
+            f"({problem}); delete the folder to begin anew"
+        )
     return None
 
 # %% ../nbs/11_checkpoint.ipynb #ff5859e2
 @contextlib.contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Turn what goes wrong while a file or folder is being read into a ValueError that says where."""
+    """Turn what goes wrong while a file or folder is read into a ValueError: where."""
     try:
         yield
     except (RuntimeError, ValueError, KeyError, TypeError, SafetensorError) as e:
-        raise ValueError(f"{path} cannot be used: {type(e).__name__}: {e}") from None
+        what = f"{type(e).__name__}: {e}"
+        raise ValueError(f"{path} cannot be used: {what}") from None
 
+# %% ../nbs/11_checkpoint.ipynb #ff5859e4
+def _restore(
+    model: GPT,
+    optimizer: torch.optim.Optimizer,
+    moments: dict[str, torch.Tensor],  # as `_moments` gives them
+) -> None:
+    "Give each parameter its moments back."
+    by_name: dict[str, dict[str, torch.Tensor]] = {}
+    for key, value in moments.items():
+        name, _, moment = key.rpartition(".")
+        by_name.setdefault(name, {})[moment] = value
+    for name, p in model.named_parameters():
+        # moments lie beside their weights; so does Adam's step counter: on the CPU or,
+        # fused, on the device
+        its = by_name.get(name, {})
+        optimizer.state[p] = {key: value.to(p.device) for key, value in its.items()}
 
-def load_checkpoint(checkpoint: Path, model: GPT, optimizer: torch.optim.Optimizer, enc: tiktoken.Encoding) -> int:
-    """Put a checkpoint's weights, moments and random state back; give its step. Raises ValueError, naming the checkpoint, where it does not fit."""
+# %% ../nbs/11_checkpoint.ipynb #ff5859e3
+def load_checkpoint(
+    checkpoint: Path,
+    model: GPT,
+    optimizer: torch.optim.Optimizer,
+    enc: tiktoken.Encoding,  # whose ids the model knows
+) -> int:
+    """Put a checkpoint's weights, moments and random state back; give its step.
+
+    Raises ValueError, naming the checkpoint, where it does not fit.
+    """
     with naming(checkpoint):
         state = json.loads((checkpoint / "state.json").read_text(encoding="utf-8"))
         if state["tokenizer_sha256"] != tokenizer_sha256(enc):
-            raise ValueError(f"it was trained with the tokenizer {state['tokenizer']}, not {enc.name}; choose another run_dir")
+            trained = f"it was trained with the tokenizer {state['tokenizer']}"
+            raise ValueError(f"{trained}, not {enc.name}; choose another run_dir")
         model.load_state_dict(load_file(checkpoint / "model.safetensors"))
-        moments = load_file(checkpoint / "optimizer.safetensors")
-        for name, p in model.named_parameters():
-            # Adam's step counter stays where it is, on the CPU or, fused, on the device; moments lie beside their weights
-            optimizer.state[p] = {k.removeprefix(name + "."): v.to(p.device) for k, v in moments.items() if k.rsplit(".", 1)[0] == name}
-        torch.set_rng_state(torch.frombuffer(bytearray(base64.b64decode(state["rng"])), dtype=torch.uint8))
+        _restore(model, optimizer, load_file(checkpoint / "optimizer.safetensors"))
+        rng = bytearray(base64.b64decode(state["rng"]))
+        torch.set_rng_state(torch.frombuffer(rng, dtype=torch.uint8))
         return state["step"]
 
 # %% ../nbs/11_checkpoint.ipynb #acb8c8c0
+def _locked(fd: int) -> bool:
+    "Whether the lock of an open file could be had."
+    try:
+        # the system lets go of it when the process ends, however it ends
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+# %% ../nbs/11_checkpoint.ipynb #acb8c8c1
 @contextlib.contextmanager
 def alone(lock: Path, patience: float) -> Iterator[None]:
-    """Be the only process that holds a lock file, made where it is missing. Waits `patience` seconds for another one to leave, then raises ValueError naming it."""
+    """Be the only process that holds a lock file, made where it is missing.
+
+    Waits `patience` seconds for another one to leave, then raises ValueError naming it.
+    """
     lock.parent.mkdir(parents=True, exist_ok=True)
     with open(lock, "a+", encoding="utf-8") as f:
-        until, told = time.monotonic() + patience, False
-        while True:
-            try:
-                fcntl.flock(f, fcntl.LOCK_EX | fcntl.LOCK_NB)  # the system lets go of it when the process ends, however it ends
-                break
-            except OSError:
-                f.seek(0)
-                holder = f.read()
-                if time.monotonic() > until:
-                    raise ValueError(f"{lock.parent} is in use by {holder}: wait until it is done, or choose another folder") from None
-                if not told:
-                    print(f"{lock.parent} is in use by {holder}; waiting for it to leave", flush=True)
+        until = time.monotonic() + patience
+        told = False
+        while not _locked(f.fileno()):
+            f.seek(0)
+            in_use = f"{lock.parent} is in use by {f.read()}"
+            if time.monotonic() > until:
+                advice = "wait until it is done, or choose another folder"
+                raise ValueError(f"{in_use}: {advice}")
+            if not told:
+                print(f"{in_use}; waiting for it to leave", flush=True)
                 told = True
-                time.sleep(0.2)
+            time.sleep(0.2)
         f.truncate(0)
         f.write(f"process {os.getpid()} on {socket.gethostname()}")
         f.flush()

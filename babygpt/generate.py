@@ -7,7 +7,8 @@ __all__ = ['encode_prompt', 'generate', 'stream']
 
 # %% ../nbs/07_generate.ipynb #1942e1a5
 import codecs
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import islice
 
 import tiktoken
@@ -17,40 +18,63 @@ from .model import GPT, KVCache
 
 # %% ../nbs/07_generate.ipynb #c899b239
 def encode_prompt(enc: tiktoken.Encoding, prompt: str) -> list[int]:
-    """Ids that begin a document with `prompt`: end-of-text, then its tokens. Spaces at its end are left out, since they belong to the next word's token."""
+    """Ids that begin a document with `prompt`: end-of-text, then its tokens.
+
+    Spaces at its end are left out, since they belong to the next word's token.
+    """
     return [enc.eot_token, *enc.encode_ordinary(prompt.rstrip(" "))]
 
 # %% ../nbs/07_generate.ipynb #aca2a5e1
-def _check_settings(temperature: float, top_k: int | None, top_p: float | None) -> None:
-    if temperature < 0 or (top_k is not None and top_k < 1) or (top_p is not None and not 0 < top_p <= 1):
-        raise ValueError(f"temperature {temperature}, top_k {top_k}, top_p {top_p}: expected ≥ 0, ≥ 1 and in (0, 1]")
-
-
-def _pick(logits: torch.Tensor, temperature: float, top_k: int | None, top_p: float | None, generator: torch.Generator | None) -> torch.Tensor:
-    "Draw the next ids (B, 1) from logits (B, vocab_size)."
+def _pick(
+    logits: torch.Tensor,  # (B, vocab_size)
+    temperature: float,
+    top_k: int | None,
+    top_p: float | None,
+    generator: torch.Generator | None,
+) -> torch.Tensor:
+    "Draw the next ids (B, 1)."
     if temperature == 0:
         return logits.argmax(-1, keepdim=True)
     logits, ids = logits.float() / temperature, None
     if top_k is not None or top_p is not None:
-        logits, ids = logits.topk(min(top_k or logits.shape[-1], logits.shape[-1]))  # in order
+        k = min(top_k or logits.shape[-1], logits.shape[-1])
+        logits, ids = logits.topk(k)  # in order
     probs = logits.softmax(-1)
     if top_p is not None:
-        probs[probs.cumsum(-1) - probs >= top_p] = 0  # what comes after the mass p is reached
+        before = probs.cumsum(-1) - probs
+        probs[before >= top_p] = 0  # what comes after the mass p is reached
     drawn = torch.multinomial(probs, 1, generator=generator)
     return drawn if ids is None else ids.gather(1, drawn)
 
-# %% ../nbs/07_generate.ipynb #a2c6ca04
-def _places(begin: torch.Tensor, width: int, n: int) -> tuple[torch.Tensor, torch.Tensor] | tuple[None, None]:
-    """Positions (B, n) and mask (B, n, width) for the last `n` of `width` columns, where row b's text begins at column begin[b].
+# %% ../nbs/07_generate.ipynb #52e8c1f7
+def _check_settings(temperature: float, top_k: int | None, top_p: float | None) -> None:
+    impossible = temperature < 0
+    if top_k is not None:
+        impossible |= top_k < 1
+    if top_p is not None:
+        impossible |= not 0 < top_p <= 1
+    if impossible:
+        raise ValueError(
+            f"temperature {temperature}, top_k {top_k}, top_p {top_p}: "
+            "expected ≥ 0, ≥ 1 and in (0, 1]"
+        )
 
-    None where all begin at 0: then the model's own will do.
+# %% ../nbs/07_generate.ipynb #a2c6ca04
+def _places(begin: torch.Tensor, width: int, n: int) -> tuple:
+    """Positions (B, n) and mask (B, n, width) for the last `n` of `width` columns.
+
+    Row b's text begins at column begin[b]. (None, None) where all begin at 0: then the
+    model's own will do.
     """
     if not begin.any():
         return None, None
+    begin = begin[:, None]
     key = torch.arange(width, device=begin.device)
     query = key[-n:, None]
+    pos = (key[-n:] - begin).clamp(min=0)
+    text = (key <= query) & (key >= begin[:, None])
     filling = key == query  # sees itself: a softmax over nothing is not a number
-    return (query[:, 0] - begin[:, None]).clamp(min=0), (key <= query) & (key >= begin[:, None, None]) | filling
+    return pos, text | filling
 
 # %% ../nbs/07_generate.ipynb #1be6e5b2
 @torch.inference_mode()
@@ -58,74 +82,119 @@ def _next_ids(
     model: GPT,
     ids: torch.Tensor,  # int64 (B, T): texts, on the right
     begin: torch.Tensor,  # int64 (B,): the column in which each begins
-    temperature: float,
-    top_k: int | None,
-    top_p: float | None,
+    draw: Callable,  # logits (B, vocab_size) → ids (B, 1)
     use_cache: bool,
-    generator: torch.Generator | None,
 ) -> Iterator[torch.Tensor]:
     "The next ids (B, 1) of all texts, without end."
-    block, cache, begin = model.cfg.block_size, None, begin.cpu()  # where the loop decides, so that no GPU is waited for
+    block, cache = model.cfg.block_size, None
+    begin = begin.cpu()  # where the loop decides, so that no GPU is waited for
     while True:
-        full = ids.shape[1] - begin > block
+        width = ids.shape[1]
+        full = width - begin > block
         if full.any():
-            begin, cache = torch.where(full, ids.shape[1] - max(1, block // 2), begin), None
+            begin, cache = torch.where(full, width - max(1, block // 2), begin), None
         first = int(begin.min())  # of the columns that are needed
         new = ids[:, first:] if cache is None else ids[:, -1:]
         if use_cache and cache is None:
-            cache = KVCache(model.cfg, len(ids), device=ids.device, dtype=model.wte.weight.dtype)
-        pos, mask = _places((begin - first).to(ids.device), ids.shape[1] - first, new.shape[1])
-        picked = _pick(model.logits(model.hidden(new, cache, pos, mask)[:, -1]), temperature, top_k, top_p, generator)
+            dtype = model.wte.weight.dtype
+            cache = KVCache(model.cfg, len(ids), device=ids.device, dtype=dtype)
+        moved = (begin - first).to(ids.device)
+        pos, mask = _places(moved, width - first, new.shape[1])
+        hidden = model.hidden(new, cache, pos, mask)
+        picked = draw(model.logits(hidden[:, -1]))
         ids = torch.cat((ids, picked), dim=1)
         yield picked
 
 # %% ../nbs/07_generate.ipynb #1e46b7da
-def generate(
-    model: GPT,
-    ids: torch.Tensor | Sequence[Sequence[int]],  # int64 (B, T), or prompts of different lengths; each of at least one id
-    max_new_tokens: int,
-    temperature: float = 1.0,  # 0: the likeliest token
-    top_k: int | None = None,  # draw from this many tokens only
-    top_p: float | None = None,  # draw from the likeliest tokens that hold this much probability
-    use_cache: bool = True,  # keep keys and values; the same text, sooner
-    generator: torch.Generator | None = None,  # of the model's device: the source of chance
-    eot: int | None = None,  # a text ends with this id; by default none ends
-) -> torch.Tensor | list[list[int]]:
-    """Continue prompts by `max_new_tokens`, or until all have ended.
+def _laid_out(ids, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+    """Prompts on the right: ids (B, T), and the column (B,) in which each begins.
 
-    A tensor gives a tensor, int64 (B, T + new), in which texts that ended earlier are filled up with `eot`; a list of prompts gives
-    a list of lists, each up to its end. Beyond `block_size` a text's window starts again with its last half whenever it is full.
-    Raises ValueError for empty prompts and impossible settings.
+    Raises ValueError for none, or for an empty one.
     """
     prompts = ids.tolist() if isinstance(ids, torch.Tensor) and ids.ndim == 2 else ids
-    if isinstance(prompts, torch.Tensor) or not len(prompts) or not all(len(p) for p in prompts):
-        raise ValueError("expected ids (B, T) or a list of prompts, each with at least one token; start from end-of-text")
-    _check_settings(temperature, top_k, top_p)
-    width, device = max(map(len, prompts)), model.wte.weight.device
+    flat = isinstance(prompts, torch.Tensor)
+    if flat or not len(prompts) or not all(len(p) for p in prompts):
+        raise ValueError(
+            "expected ids (B, T) or a list of prompts, each with at least one token; "
+            "start from end-of-text"
+        )
+    width = max(len(p) for p in prompts)
     begin = torch.tensor([width - len(p) for p in prompts])
-    text = torch.tensor([[0] * (width - len(p)) + list(p) for p in prompts], device=device)
-    ended = torch.zeros(len(prompts), 1, dtype=torch.bool, device=device)
-    for new in islice(_next_ids(model, text, begin, temperature, top_k, top_p, use_cache, generator), max_new_tokens):
+    rows = [[0] * (width - len(p)) + list(p) for p in prompts]
+    return torch.tensor(rows, device=device), begin
+
+
+def _ended(row: list[int], n_prompt: int, eot: int | None) -> list[int]:
+    "A text up to its end."
+    if eot in row[n_prompt:]:
+        return row[: row.index(eot, n_prompt) + 1]
+    return row
+
+# %% ../nbs/07_generate.ipynb #8c73d5b0
+def _appended(
+    text: torch.Tensor,  # int64 (B, T)
+    new_ids: Iterable[torch.Tensor],  # each int64 (B, 1)
+    eot: int | None,
+) -> torch.Tensor:
+    "Texts with their new ids, until all have ended. After a text's end comes `eot`."
+    ended = torch.zeros(len(text), 1, dtype=torch.bool, device=text.device)
+    for new in new_ids:
         if eot is not None:
             new = new.masked_fill(ended, eot)
             ended |= new == eot
         text = torch.cat((text, new), dim=1)
         if eot is not None and ended.all():
             break
+    return text
+
+# %% ../nbs/07_generate.ipynb #f4a09d26
+def generate(
+    model: GPT,
+    ids: torch.Tensor | Sequence[Sequence[int]],  # (B, T), or prompts of any lengths
+    max_new_tokens: int,
+    temperature: float = 1.0,  # 0: the likeliest token
+    top_k: int | None = None,  # draw from this many tokens only
+    top_p: float | None = None,  # … from the likeliest that hold this much probability
+    use_cache: bool = True,  # keep keys and values; the same text, sooner
+    generator: torch.Generator | None = None,  # of the model's device: source of chance
+    eot: int | None = None,  # a text ends with this id; by default none ends
+) -> torch.Tensor | list[list[int]]:
+    """Continue prompts by `max_new_tokens`, or until all have ended.
+
+    A tensor gives a tensor, int64 (B, T + new), in which texts that ended are filled up
+    with `eot`; a list gives lists, each up to its end. Beyond `block_size` a text's
+    window starts again with its last half whenever it is full. Raises ValueError for
+    empty prompts and impossible settings.
+    """
+    text, begin = _laid_out(ids, model.wte.weight.device)
+    _check_settings(temperature, top_k, top_p)
+    settings = dict(temperature=temperature, top_k=top_k, top_p=top_p)
+    draw = partial(_pick, generator=generator, **settings)
+    new_ids = islice(_next_ids(model, text, begin, draw, use_cache), max_new_tokens)
+    text = _appended(text, new_ids, eot)
     if isinstance(ids, torch.Tensor):
         return text
-    rows = (row[b:] for row, b in zip(text.tolist(), begin.tolist()))
-    return [row[: row.index(eot, len(p)) + 1] if eot in row[len(p) :] else row for row, p in zip(rows, prompts)]
+    rows = [row[b:] for row, b in zip(text.tolist(), begin.tolist())]
+    return [_ended(row, len(p), eot) for row, p in zip(rows, ids)]
 
 # %% ../nbs/07_generate.ipynb #5e89627b
-def _letters(ids: Iterator[int], enc: tiktoken.Encoding) -> Iterator[str]:
+def _letters(ids: Iterable[int], enc: tiktoken.Encoding) -> Iterator[str]:
     "Text as it comes from ids, up to end-of-text: whole letters only."
     decoder = codecs.getincrementaldecoder("utf-8")("ignore")
     for i in ids:
         if i == enc.eot_token:
             return
-        if piece := decoder.decode(enc.decode_single_token_bytes(i)):
+        piece = decoder.decode(enc.decode_single_token_bytes(i))
+        if piece:
             yield piece
+
+# %% ../nbs/07_generate.ipynb #ab5e30c7
+def _check_fit(model: GPT, enc: tiktoken.Encoding) -> None:
+    if enc.n_vocab > model.cfg.vocab_size:
+        raise ValueError(
+            f"tokenizer {enc.name} has {enc.n_vocab} ids, the model "
+            f"{model.cfg.vocab_size}: not the tokenizer it was trained with"
+        )
 
 # %% ../nbs/07_generate.ipynb #73f6cdd2
 def stream(
@@ -135,17 +204,19 @@ def stream(
     max_new_tokens: int = 200,
     temperature: float = 1.0,  # 0: the likeliest token
     top_k: int | None = None,  # draw from this many tokens only
-    top_p: float | None = None,  # draw from the likeliest tokens that hold this much probability
-    generator: torch.Generator | None = None,  # of the model's device: the source of chance
+    top_p: float | None = None,  # … from the likeliest that hold this much probability
+    generator: torch.Generator | None = None,  # of the model's device: source of chance
 ) -> Iterator[str]:
-    """Text that continues `prompt`, piece by piece as it is made, up to the document's end or `max_new_tokens`.
+    """Text that continues `prompt`, piece by piece, up to `max_new_tokens` or its end.
 
-    A letter appears once all of its bytes have come; bytes that form none are left out. The text is that of `generate` with the same
-    generator. Raises ValueError, at once, for impossible settings or a tokenizer larger than the model's vocabulary.
+    A letter appears once all of its bytes have come; bytes that form none are left out.
+    The text is that of `generate` with the same generator. Raises ValueError, at once,
+    for impossible settings or a tokenizer larger than the model's vocabulary.
     """
     _check_settings(temperature, top_k, top_p)
-    if enc.n_vocab > model.cfg.vocab_size:
-        raise ValueError(f"tokenizer {enc.name} has {enc.n_vocab} ids, the model {model.cfg.vocab_size}: not the tokenizer it was trained with")
-    ids = torch.tensor([encode_prompt(enc, prompt)], device=model.wte.weight.device)
-    new = _next_ids(model, ids, torch.zeros(1, dtype=torch.int64), temperature, top_k, top_p, True, generator)
-    return _letters((i.item() for i in islice(new, max_new_tokens)), enc)
+    settings = dict(temperature=temperature, top_k=top_k, top_p=top_p)
+    draw = partial(_pick, generator=generator, **settings)
+    _check_fit(model, enc)
+    ids, begin = _laid_out([encode_prompt(enc, prompt)], model.wte.weight.device)
+    new_ids = islice(_next_ids(model, ids, begin, draw, True), max_new_tokens)
+    return _letters((i.item() for i in new_ids), enc)

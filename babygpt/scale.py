@@ -9,32 +9,33 @@ __all__ = ['PEAK_FLOPS', 'flops_per_token', 'peak_flops', 'mfu', 'Estimate', 'es
 import re
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 
-from .model import _AT_ONCE, GPT, GPTConfig, _linear
-
-if TYPE_CHECKING:  # which uses this module
-    from babygpt.train import TrainConfig
+from .engine.config import TrainConfig
+from .engine.kernels import LOGITS_AT_ONCE, linear
+from .model import GPT, GPTConfig
 
 # %% ../nbs/10_scale.ipynb #7a6d30b2
 def _matrix_params(cfg: GPTConfig) -> int:
-    "Weights that every token is multiplied with: four matrices a layer and the output layer."
+    "Weights that every token meets: four matrices a layer and the output layer."
     return 12 * cfg.n_layer * cfg.n_embd**2 + cfg.vocab_size * cfg.n_embd
 
 
 def flops_per_token(cfg: GPTConfig) -> int:
-    """Operations of matrix products that training takes per token, forward and backward, in rows of block_size.
+    """Operations of matrix products that training takes per token, in full rows.
 
-    3 · (2 · matrix parameters, the output layer's among them, + 4 · n_layer · block_size · n_embd). The backward pass counts twice; scores of
-    the future are counted, activations computed anew are not (the convention of Chowdhery et al. 2022, appendix B).
+    3 · (2 · matrix parameters, the output layer's among them, + 4 · n_layer ·
+    block_size · n_embd). Forward and backward, which counts twice; scores of the future
+    are counted, activations computed anew are not (the convention of Chowdhery et al.
+    2022, appendix B).
     """
-    return 3 * (2 * _matrix_params(cfg) + 4 * cfg.n_layer * cfg.block_size * cfg.n_embd)
+    attention = 4 * cfg.n_layer * cfg.block_size * cfg.n_embd
+    return 3 * (2 * _matrix_params(cfg) + attention)
 
 # %% ../nbs/10_scale.ipynb #1c0314a2
-# Dense peaks with 16-bit numbers (bfloat16, float16), FLOP/s, from NVIDIA's data sheets.
+# Dense peaks with 16-bit numbers (bfloat16, float16), FLOP/s, by NVIDIA's data sheets.
 PEAK_FLOPS = {
     "A40": 149.7e12,
     "A100": 312e12,
@@ -48,36 +49,53 @@ PEAK_FLOPS = {
 def _listed(name: str, dtype: torch.dtype) -> float | None:
     "The table's entry for a device that calls itself `name`; None where there is none."
     words = set(re.findall(r"\w+", name))
-    slower = words & {"PCIe", "NVL"} and words & {"H100", "H200"}
-    if "MIG" in words or slower or dtype not in (torch.bfloat16, torch.float16) or ("T4" in words and dtype == torch.bfloat16):
+    if dtype not in (torch.bfloat16, torch.float16):
         return None
-    return next((peak for device, peak in PEAK_FLOPS.items() if device in words), None)
+    if "T4" in words and dtype == torch.bfloat16:
+        return None
+    # a part of a device, and slower devices with the name of a fast one
+    slower = words & {"H100", "H200"} and words & {"PCIe", "NVL"}
+    if "MIG" in words or slower:
+        return None
+    for device, peak in PEAK_FLOPS.items():
+        if device in words:
+            return peak
+    return None
 
 # %% ../nbs/10_scale.ipynb #f29de094
 def _measured(dtype: torch.dtype, seconds: float = 0.2) -> float:
-    "FLOP/s of the model's products on the CPU, with the threads that PyTorch has now: the median of as many as fit into `seconds`."
-    n, times = 1024, []
-    a, b = (torch.ones(n, n, dtype=dtype) for _ in range(2))  # no random numbers: a run that measures must not draw others afterwards
+    """FLOP/s of the model's products on the CPU, with the threads that PyTorch has now.
+
+    The median of as many products as fit into `seconds`.
+    """
+    n = 1024
+    times: list[float] = []
+    # no random numbers: a run that measures must not draw others afterwards
+    a = torch.ones(n, n, dtype=dtype)
+    b = torch.ones(n, n, dtype=dtype)
     end = time.perf_counter() + seconds
     while len(times) < 3 or time.perf_counter() < end:
         began = time.perf_counter()
-        _linear(a, b)
+        linear(a, b)
         times.append(time.perf_counter() - began)
     return 2 * n**3 / float(np.median(times[1:]))
 
-
+# %% ../nbs/10_scale.ipynb #f29de095
 def peak_flops(
     device: torch.device | str,  # "cpu", "cuda", "cuda:1", …
     dtype: torch.dtype = torch.bfloat16,  # of the products
 ) -> float | None:
-    """FLOP/s of one device at best: on CUDA from `PEAK_FLOPS` by the device's name, on a CPU measured; None where it is not known.
+    """FLOP/s of one device at best; None where it is not known.
 
-    The table holds 16-bit peaks only; for other dtypes on CUDA the answer is None.
+    On CUDA from `PEAK_FLOPS` by the device's name, on a CPU measured. The table holds
+    16-bit peaks only; for other dtypes on CUDA the answer is None.
     """
     device = torch.device(device)
     if device.type == "cpu":
         return _measured(dtype)
-    return _listed(torch.cuda.get_device_name(device), dtype) if device.type == "cuda" else None
+    if device.type == "cuda":
+        return _listed(torch.cuda.get_device_name(device), dtype)
+    return None
 
 # %% ../nbs/10_scale.ipynb #369d935f
 def mfu(
@@ -85,47 +103,79 @@ def mfu(
     cfg: GPTConfig,
     peak: float,  # FLOP/s of all its devices together
 ) -> float:
-    """Share of the devices' peak that goes into the model's own operations (`flops_per_token`), 0 to 1."""
+    """Share of the peak, 0 to 1, that the model uses itself (`flops_per_token`)."""
     return tok_per_s * flops_per_token(cfg) / peak
 
 # %% ../nbs/10_scale.ipynb #5eee1376
 def _kept_per_token(cfg: GPTConfig, w: int, a: int) -> int:
-    "Bytes per token that wait for the backward pass: w of a weight, a of a product's result."
-    layer = 2 * w + 14 * a  # the layer norms' inputs; 1 + 1 + 1 + 4 into matrices, 3 for q, k, v, 4 into the activation
+    """Bytes per token that wait for the backward pass.
+
+    A weight has `w` bytes, a number of a product's result has `a`.
+    """
+    # the inputs of the layer norms; 1 + 1 + 1 + 4 into matrices, 3 for q, k, v, and 4
+    # into the activation
+    layer = 2 * w + 14 * a
     if cfg.qk_norm:
-        layer += 4 * w  # queries and keys again before and after their gains, and attention's result in another order
+        # queries and keys again before and after their gains, and attention's result
+        # in another order
+        layer += 4 * w
     elif cfg.pos == "rope":
         layer += 3 * a
-    return cfg.n_embd * (cfg.n_layer * layer + w + a)  # at last: the final layer norm's input, the gradient of its output
+    # at last: the final layer norm's input, the gradient of its output
+    return cfg.n_embd * (cfg.n_layer * layer + w + a)
 
 # %% ../nbs/10_scale.ipynb #da3891d1
-def _rows_at_once(cfg: "TrainConfig", world: int) -> int:
-    "Rows that a process sends through the model at once: `micro_batch`, or fewer, for pieces of equal size."
+def _rows_at_once(cfg: TrainConfig, world: int) -> int:
+    "Rows that a process sends through the model at once: `micro_batch`, or fewer."
     if world < 1 or cfg.n_lanes % world:
-        raise ValueError(f"{world} processes cannot share {cfg.n_lanes} lanes evenly: use a number that divides n_lanes")
+        raise ValueError(
+            f"{world} processes cannot share {cfg.n_lanes} lanes evenly: "
+            "use a number that divides n_lanes"
+        )
     rows = cfg.n_lanes // world * cfg.rows
-    pieces = 1 if cfg.micro_batch == "auto" else -(-rows // cfg.micro_batch)  # "auto": all of them, until that does not fit
-    while rows % pieces:
+    if cfg.micro_batch == "auto":  # all of them, until that does not fit
+        return rows
+    pieces = -(-rows // cfg.micro_batch)
+    while rows % pieces:  # pieces of equal size
         pieces += 1
     return rows // pieces
 
-
-def _memory(cfg: "TrainConfig", vocab_size: int, world: int) -> dict[str, int]:
+# %% ../nbs/10_scale.ipynb #da3891d2
+def _memory(cfg: TrainConfig, vocab_size: int, world: int) -> dict[str, int]:
     "Bytes of one process, by part."
     shape = cfg.model_config(vocab_size)
     with torch.device("meta"):  # counts without making anything
         n = sum(p.numel() for p in GPT(shape).parameters())
-    w = 8 if cfg.dtype == "float64" else 4
-    a = 2 if cfg.dtype == "bfloat16" else w
+    w = 8 if cfg.dtype == "float64" else 4  # bytes of a weight
+    a = 2 if cfg.dtype == "bfloat16" else w  # bytes of a number in a product's result
     tokens = _rows_at_once(cfg, world) * cfg.block_size
-    parts = {"weights": w * n, "gradients": w * n, "AdamW's moments": 2 * w * n}
-    parts["DDP's buckets"] = w * n if world > 1 else 0
-    parts["16-bit copies"] = a * _matrix_params(shape) if a < w else 0
-    rows = min(tokens, max(1, _AT_ONCE // vocab_size))  # whose logits are there at a time
-    logits = rows * vocab_size * (2 * w + a * (rows < tokens)) + 2 * w * vocab_size * shape.n_embd
-    return parts | {"activations": tokens * _kept_per_token(shape, w, a), "loss": logits}
+    # tokens whose logits are there at a time, in two tables
+    at_once = min(tokens, max(1, LOGITS_AT_ONCE // vocab_size))
+    gradient = 2 * w * vocab_size * shape.n_embd  # of the output layer, and its sum
+    return {
+        "weights": w * n,
+        "gradients": w * n,
+        "AdamW's moments": 2 * w * n,
+        "DDP's buckets": w * n if world > 1 else 0,
+        "16-bit copies": a * _matrix_params(shape) if a < w else 0,
+        "activations": tokens * _kept_per_token(shape, w, a),
+        "loss": at_once * vocab_size * 2 * w + gradient,
+    }
 
 # %% ../nbs/10_scale.ipynb #a5cd5863
+def _size(n: int, whole: int) -> str:
+    "Bytes of a part, in the unit that fits the whole."
+    return f"{n / 1e9:8.2f} GB" if whole > 1e9 else f"{n / 1e6:8.1f} MB"
+
+
+def _took(seconds: float | None) -> str:
+    "A time in hours or minutes."
+    if seconds is None:
+        return "not known"
+    hours = seconds / 3600
+    return f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
+
+# %% ../nbs/10_scale.ipynb #a5cd5864
 @dataclass(frozen=True)
 class Estimate:
     """What a run will need; `print` shows it as a table."""
@@ -138,33 +188,39 @@ class Estimate:
     seconds: float | None  # of training alone; None where the peak is not known
 
     def __str__(self) -> str:
-        def size(n: int) -> str:
-            return f"{n / 1e9:8.2f} GB" if sum(self.memory.values()) > 1e9 else f"{n / 1e6:8.1f} MB"
-
-        hours = None if self.seconds is None else self.seconds / 3600
-        took = "not known" if hours is None else f"{hours:.1f} h" if hours >= 1 else f"{60 * hours:.1f} min"
-        rows = [(part, size(n)) for part, n in self.memory.items() if n] + [("memory of a process", size(sum(self.memory.values())))]
-        rows += [("tokens", f"{self.tokens:,}"), ("operations", f"{self.flops:.2e}"), ("time", took)]
-        return f"{self.name}, {self.world} × 1 device: an estimate\n" + "\n".join(f"  {name:20} {value:>16}" for name, value in rows)
+        whole = sum(self.memory.values())
+        rows = {part: _size(n, whole) for part, n in self.memory.items() if n}
+        rows["memory of a process"] = _size(whole, whole)
+        rows["tokens"] = f"{self.tokens:,}"
+        rows["operations"] = f"{self.flops:.2e}"
+        rows["time"] = _took(self.seconds)
+        table = "\n".join(f"  {name:20} {value:>16}" for name, value in rows.items())
+        return f"{self.name}, {self.world} × 1 device: an estimate\n{table}"
 
 # %% ../nbs/10_scale.ipynb #7500836f
 def estimate(
-    cfg: "TrainConfig",  # of the run
+    cfg: TrainConfig,  # of the run
     vocab_size: int,  # ids of the tokenizer
     world: int,  # processes, one device each
     peak: float | None,  # FLOP/s of one device, as from `peak_flops`
-    mfu: float = 0.4,  # share of the peak that the run will use: a guess, unless measured
+    mfu: float = 0.4,  # share of the peak that the run will use: a guess
 ) -> Estimate:
-    """Memory, operations and time of a run, before it is begun. Raises ValueError where `world` does not divide `n_lanes` and for an impossible `mfu`.
+    """Memory, operations and time of a run, before it is begun.
 
-    Assumed: weights, gradients, moments and DDP's buckets in float32 (float64 where that is the dtype); with bfloat16, 16-bit copies of the
-    matrices and 16-bit results; a fused attention, which keeps no weights (on a CPU, `GPT` keeps those of up to 512 positions in bfloat16); the loss in pieces (`return_logits=False`); no compilation, which keeps less. All parts stand side by side, as they do from the second piece
-    of a batch on (with one piece gradients come as activations go, and it is less). Not counted: the CUDA context, a library's workspace,
-    fragmentation, NCCL, validation. The time has no validation, scores, samples, checkpoints or waiting for data and network in it.
+    Assumed: weights, gradients, moments and DDP's buckets in float32 (float64 where
+    that is the dtype); with bfloat16, 16-bit copies of the matrices and 16-bit results;
+    a fused attention, which keeps no weights (on a CPU, `GPT` keeps those of up to 512
+    positions in bfloat16); the loss in pieces (`return_logits=False`); no compilation,
+    which keeps less. All parts stand side by side, as they do from the second piece of
+    a batch on (with one piece it is less). Not counted: the CUDA context, a library's
+    workspace, fragmentation, NCCL, validation. The time is without validation, scores,
+    samples, checkpoints and waiting for data and network. Raises ValueError where
+    `world` does not divide `n_lanes` and for an impossible `mfu`.
     """
     if not 0 < mfu <= 1:
         raise ValueError(f"mfu {mfu}: expected a share above 0, up to 1")
     tokens = cfg.max_steps * cfg.tokens_per_step
     flops = tokens * flops_per_token(cfg.model_config(vocab_size))
     seconds = flops / (world * peak * mfu) if peak else None
-    return Estimate(cfg.preset, world, _memory(cfg, vocab_size, world), tokens, flops, seconds)
+    memory = _memory(cfg, vocab_size, world)
+    return Estimate(cfg.preset, world, memory, tokens, flops, seconds)

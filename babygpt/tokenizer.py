@@ -25,166 +25,261 @@ from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, 
 # %% ../nbs/01_tokenizer.ipynb #c94df03e
 EOT = "<|endoftext|>"
 
-_ASSETS = {  # file in whisper/assets and its SHA-256; GPT-2's is the hash that tiktoken gives for r50k_base
-    "gpt2": ("gpt2.tiktoken", "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930"),
-    "whisper": ("multilingual.tiktoken", "b34b360dbb493e781e479794586d661700670d65564001f23024971d1f2fa126"),
+# Files in whisper/assets. GPT-2's has the hash that tiktoken gives for r50k_base.
+_ASSETS = {"gpt2": "gpt2.tiktoken", "whisper": "multilingual.tiktoken"}
+_SHA256 = {
+    "gpt2": "306cd27f03c1a714eca7108e03d66b7dc042abe8c258b44c199a7ed9838dd930",
+    "whisper": "b34b360dbb493e781e479794586d661700670d65564001f23024971d1f2fa126",
 }
 
-
+# %% ../nbs/01_tokenizer.ipynb #c94df03f
 def _parse_ranks(data: bytes, path: Path) -> dict[bytes, int]:
-    "Ranks from tiktoken's format: a line per token, base64 and rank. Checked to be 0, 1, 2, … with every byte among them."
+    "Ranks from tiktoken's format, checked to be 0, 1, 2, … with all bytes among them."
+    ranks = {}
     try:
-        pairs = [line.split() for line in data.splitlines() if line]
-        # Whisper's file ends with the empty token, written "=", which can never be produced
-        ranks = {base64.b64decode(b64, validate=True): int(rank) for b64, rank in pairs if b64 != b"="}
+        for line in filter(None, data.splitlines()):
+            token, rank = line.split()
+            # Whisper's file ends with the empty token, written "=": no text produces it
+            if token != b"=":
+                ranks[base64.b64decode(token, validate=True)] = int(rank)
     except ValueError:
-        raise ValueError(f"{path}: not a tiktoken rank file (expected lines of base64 and rank)") from None
-    if list(ranks.values()) != list(range(len(ranks))) or any(bytes([b]) not in ranks for b in range(256)):
-        raise ValueError(f"{path}: ranks must run 0, 1, 2, … and hold all 256 bytes; the file is truncated or altered")
+        expected = "expected lines of base64 and rank"
+        raise ValueError(f"{path}: not a tiktoken rank file ({expected})") from None
+    counts_up = list(ranks.values()) == list(range(len(ranks)))
+    if not counts_up or any(bytes([b]) not in ranks for b in range(256)):
+        raise ValueError(
+            f"{path}: ranks must run 0, 1, 2, … and hold all 256 bytes; "
+            "the file is truncated or altered"
+        )
     return ranks
 
 # %% ../nbs/01_tokenizer.ipynb #aa580697
 def _shipped_ranks(name: str) -> dict[bytes, int]:
     "The ranks of a vocabulary in openai-whisper's package data."
-    file, sha256 = _ASSETS[name]
     spec = find_spec("whisper")
     if spec is None:
-        raise ModuleNotFoundError("the vocabularies are data of the package openai-whisper: pip install openai-whisper")
-    path = Path(spec.submodule_search_locations[0], "assets", file)
+        missing = "the vocabularies are data of the package openai-whisper"
+        raise ModuleNotFoundError(f"{missing}: pip install openai-whisper")
+    path = Path(spec.submodule_search_locations[0], "assets", _ASSETS[name])
     data = path.read_bytes()
-    if (found := hashlib.sha256(data).hexdigest()) != sha256:
-        raise ValueError(f"{path}: SHA-256 is {found}, expected {sha256}; reinstall openai-whisper")
+    found, expected = hashlib.sha256(data).hexdigest(), _SHA256[name]
+    if found != expected:
+        raise ValueError(
+            f"{path}: SHA-256 is {found}, expected {expected}; reinstall openai-whisper"
+        )
     return _parse_ranks(data, path)
 
 # %% ../nbs/01_tokenizer.ipynb #78fc0a14
 def _encoding(name: str, ranks: dict[bytes, int]) -> tiktoken.Encoding:
-    "An encoding with GPT-2's pre-tokenizer whose end-of-text is the id after the last rank."
+    "An encoding with GPT-2's pre-tokenizer; end-of-text is the id after the last rank."
     return tiktoken.Encoding(
-        name, pat_str=r50k_pat_str, mergeable_ranks=ranks, special_tokens={EOT: len(ranks)}, explicit_n_vocab=len(ranks) + 1
+        name,
+        pat_str=r50k_pat_str,
+        mergeable_ranks=ranks,
+        special_tokens={EOT: len(ranks)},
+        explicit_n_vocab=len(ranks) + 1,
     )
 
 
-def get_tokenizer(
-    name: str,  # "gpt2", "whisper", either cut as "gpt2:4096", "cl100k_base", "o200k_base", or the folder of a saved one
-) -> tiktoken.Encoding:
-    """A `tiktoken.Encoding` with `eot_token`. `"X:n"` has n ids: X's first n − 1 ranks, then end-of-text.
-
-    cl100k_base and o200k_base are fetched by tiktoken the first time (network); the others need none.
-    Raises ValueError for an unknown name or a damaged file, ConnectionError when tiktoken cannot fetch.
-    """
+def _shipped(name: str) -> tiktoken.Encoding:
+    "A shipped vocabulary, whole or cut."
     base, _, size = str(name).partition(":")
-    if base in _ASSETS:
-        ranks = _shipped_ranks(base)
-        if size:
-            if not size.isdecimal() or not 257 <= int(size) <= len(ranks) + 1:
-                raise ValueError(f"tokenizer {name!r}: the size must be a number from 257 (the bytes) to {len(ranks) + 1}")
-            ranks = dict(list(ranks.items())[: int(size) - 1])
-        return _encoding(name, ranks)
+    ranks = _shipped_ranks(base)
+    largest = len(ranks) + 1
+    if size:
+        if not size.isdecimal() or not 257 <= int(size) <= largest:
+            allowed = f"a number from 257 (the bytes) to {largest}"
+            raise ValueError(f"tokenizer {name!r}: the size must be {allowed}")
+        ranks = dict(list(ranks.items())[: int(size) - 1])
+    return _encoding(name, ranks)
+
+# %% ../nbs/01_tokenizer.ipynb #78fc0a16
+def get_tokenizer(
+    name: str,  # "gpt2", "gpt2:4096", "cl100k_base", …, or the folder of a saved one
+) -> tiktoken.Encoding:
+    """A `tiktoken.Encoding` with `eot_token`.
+
+    "gpt2", "whisper" and either cut, as "gpt2:4096", need no network. `"X:n"` has n
+    ids: X's first n − 1 ranks, then end-of-text. cl100k_base and o200k_base are fetched
+    by tiktoken the first time. Raises ValueError for an unknown name or a damaged file,
+    ConnectionError when tiktoken cannot fetch.
+    """
+    if str(name).partition(":")[0] in _ASSETS:
+        return _shipped(name)
     if name in ("cl100k_base", "o200k_base"):
         try:
             return tiktoken.get_encoding(name)
         except OSError as e:
-            raise ConnectionError(f"tiktoken cannot fetch {name}: {e}; 'gpt2' and 'whisper' need no network") from e
+            why = f"{e}; 'gpt2' and 'whisper' need no network"
+            raise ConnectionError(f"tiktoken cannot fetch {name}: {why}") from e
     path = Path(name, "ranks.tiktoken")
     if not path.is_file():
         raise ValueError(
-            f"no tokenizer {name!r}: expected gpt2, whisper, gpt2:SIZE, whisper:SIZE, cl100k_base, o200k_base or a folder with ranks.tiktoken"
+            f"no tokenizer {name!r}: expected gpt2, whisper, gpt2:SIZE, whisper:SIZE, "
+            "cl100k_base, o200k_base or a folder with ranks.tiktoken"
         )
     return _encoding(str(name), _parse_ranks(path.read_bytes(), path))
 
 # %% ../nbs/01_tokenizer.ipynb #73e452a5
-def _pieces(ids: list[int], enc: tiktoken.Encoding) -> list[tuple[str, list[int]]]:
-    "(text, ids) of the shortest runs of tokens that hold whole letters: a run of several shares a letter."
+# A piece of text, and the ids of the tokens that spell it.
+_Piece = tuple[str, list[int]]
+
+
+def _pieces(ids: list[int], enc: tiktoken.Encoding) -> list[_Piece]:
+    "The shortest runs of tokens that hold whole letters: a run of several shares one."
     tokens = enc.decode_tokens_bytes(ids)
-    data, pieces, start, end = b"".join(tokens), [], 0, 0
+    data = b"".join(tokens)
+    pieces: list[_Piece] = []
     run: list[int] = []
+    start = end = 0
     for i, token in zip(ids, tokens):
         end += len(token)
         run.append(i)
-        if end == len(data) or data[end] & 0xC0 != 0x80:  # the next byte begins a letter
+        # the text is over, or the next byte begins a letter
+        if end == len(data) or data[end] & 0xC0 != 0x80:
             pieces.append((data[start:end].decode(errors="replace"), run))
             start, run = end, []
     return pieces
 
 # %% ../nbs/01_tokenizer.ipynb #8529af6d
 _COLOURS = ("#cfe3f7", "#fbe0c3", "#d5efcf", "#f3d3e4")
+_STYLE = "color:#111;border-right:1px solid #777;padding:2px 1px"
 
 
-def _piece_html(text: str, run: list[int], n_before: int, enc: tiktoken.Encoding) -> str:
-    "A piece in the colours of its tokens, of which `n_before` came before; ids and bytes in the title."
-    colours = [_COLOURS[(n_before + k) % len(_COLOURS)] for k in range(len(run))]
-    stops = ",".join(f"{c} {100 * k / len(run):.0f}% {100 * (k + 1) / len(run):.0f}%" for k, c in enumerate(colours))
-    style = f"background:{f'linear-gradient(90deg,{stops})' if len(run) > 1 else colours[0]};color:#111;border-right:1px solid #777;padding:2px 1px;print-color-adjust:exact"
-    title = " + ".join(f"{i} ({enc.decode_single_token_bytes(i).hex(' ')})" for i in run)
-    shared = f"<sup>{len(run)}</sup>" if len(run) > 1 else ""
+def _background(colours: list[str]) -> str:
+    "One colour, or several side by side."
+    n = len(colours)
+    if n == 1:
+        return colours[0]
+    stops = []
+    for k, colour in enumerate(colours):
+        stops.append(f"{colour} {100 * k / n:.0f}% {100 * (k + 1) / n:.0f}%")
+    return f"linear-gradient(90deg,{','.join(stops)})"
+
+
+def _piece_html(piece: _Piece, n_before: int, enc: tiktoken.Encoding) -> str:
+    "A piece in its tokens' colours, after `n_before` tokens; ids and bytes as title."
+    text, run = piece
+    n = len(run)
+    colours = [_COLOURS[(n_before + k) % len(_COLOURS)] for k in range(n)]
+    style = f"background:{_background(colours)};{_STYLE};print-color-adjust:exact"
+    tokens = zip(run, enc.decode_tokens_bytes(run))
+    title = " + ".join(f"{i} ({token.hex(' ')})" for i, token in tokens)
     shown = html.escape(text).replace("\n", "↵<br>")
+    shared = f"<sup>{n}</sup>" if n > 1 else ""
     return f'<span title="{title}" style="{style}">{shown}{shared}</span>'
+
+# %% ../nbs/01_tokenizer.ipynb #8529af70
+_BAR = '<span style="font-size:0">|</span>'  # seen only where styles are removed
+
+
+def _row_html(enc: tiktoken.Encoding, pieces: list[_Piece]) -> str:
+    "A row of the table: the encoding's name, then its pieces."
+    n_before = 0
+    spans = []
+    for piece in pieces:
+        spans.append(_piece_html(piece, n_before, enc))
+        n_before += len(piece[1])
+    name = f"<b>{html.escape(enc.name)}</b><br>{n_before} tokens"
+    left = "text-align:left;vertical-align:top;white-space:nowrap"
+    right = "text-align:left;white-space:pre-wrap;line-height:1.9"
+    row = f'<td style="{left}">{name}</td><td style="{right}">{_BAR.join(spans)}</td>'
+    return f"<tr>{row}</tr>"
+
+
+def _row_text(enc: tiktoken.Encoding, pieces: list[_Piece]) -> str:
+    "The same in plain text, with the number of tokens that share a letter."
+    n_tokens = 0
+    marked = []
+    for text, run in pieces:
+        n_tokens += len(run)
+        marked.append(f"{text}⟨{len(run)}⟩" if len(run) > 1 else text)
+    return f"{enc.name} ({n_tokens}): {'|'.join(marked)}"
 
 # %% ../nbs/01_tokenizer.ipynb #28741a6e
 @dataclass(frozen=True)
 class TokenView:
-    """A text in the tokens of some encodings: HTML in a notebook, bars between tokens elsewhere. Made by `show_tokens`."""
+    """A text in the tokens of encodings, as HTML or text. Made by `show_tokens`."""
 
-    rows: list[tuple[tiktoken.Encoding, list[tuple[str, list[int]]]]]  # per encoding: (text, ids) of its pieces
+    rows: list[tuple[tiktoken.Encoding, list[_Piece]]]  # a row per encoding
 
     def __repr__(self) -> str:
-        marked = lambda pieces: "|".join(text + (f"⟨{len(run)}⟩" if len(run) > 1 else "") for text, run in pieces)
-        return "\n".join(f"{enc.name} ({sum(len(run) for _, run in pieces)}): {marked(pieces)}" for enc, pieces in self.rows)
+        return "\n".join(_row_text(*row) for row in self.rows)
 
     def _repr_html_(self) -> str:
-        lines = []
-        for enc, pieces in self.rows:
-            before = np.cumsum([0, *(len(run) for _, run in pieces)])
-            spans = '<span style="font-size:0">|</span>'.join(_piece_html(*p, int(n), enc) for p, n in zip(pieces, before))
-            head = f'<td style="text-align:left;vertical-align:top;white-space:nowrap"><b>{html.escape(enc.name)}</b><br>{before[-1]} tokens</td>'
-            lines.append(f'<tr>{head}<td style="text-align:left;white-space:pre-wrap;line-height:1.9">{spans}</td></tr>')
-        return f"<table>{''.join(lines)}</table>"
+        return f"<table>{''.join(_row_html(*row) for row in self.rows)}</table>"
 
 
 def show_tokens(
     text: str,
     *encs: tiktoken.Encoding,  # shown one under the other
 ) -> TokenView:
-    """Show how encodings cut a text. Ids and bytes appear under the pointer; a raised number counts tokens that share a letter."""
+    """Show how encodings cut a text, with ids and bytes under the pointer.
+
+    A raised number counts tokens that share a letter.
+    """
     return TokenView([(enc, _pieces(enc.encode_ordinary(text), enc)) for enc in encs])
 
 # %% ../nbs/01_tokenizer.ipynb #24c97944
 def _byte_chars() -> dict[int, str]:
-    "GPT-2's printable stand-in for every byte: printable ones for themselves, the rest shifted past 255 in order."
+    "GPT-2's printable stand-in for every byte: itself, or the next letter past 255."
     keep = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     rest = [b for b in range(256) if b not in keep]
-    return {b: chr(b) for b in keep} | {b: chr(256 + i) for i, b in enumerate(rest)}
+    chars = {b: chr(b) for b in keep}
+    for i, b in enumerate(rest):
+        chars[b] = chr(256 + i)
+    return chars
 
 # %% ../nbs/01_tokenizer.ipynb #a9180192
 def train_bpe(
     texts: Iterable[str],  # the training texts, streamed
     vocab_size: int,  # ids in all: 256 bytes, the merges, end-of-text
 ) -> tiktoken.Encoding:
-    """Train a byte-level BPE with GPT-2's pre-tokenizer (Sennrich et al. 2016; Radford et al. 2019).
+    """Train a byte-level BPE with GPT-2's pre-tokenizer.
 
-    A text too small for `vocab_size` gives fewer ids. Raises ValueError for a size below 257 or no text at all.
+    (Sennrich et al. 2016; Radford et al. 2019.) A text too small for `vocab_size` gives
+    fewer ids. Raises ValueError for a size below 257 or no text at all.
     """
     if vocab_size < 257:
-        raise ValueError(f"vocab_size {vocab_size}: 256 bytes and end-of-text need at least 257")
+        needed = "256 bytes and end-of-text need at least 257"
+        raise ValueError(f"vocab_size {vocab_size}: {needed}")
     texts = iter(texts)
-    if (first := next(texts, None)) is None:
+    first = next(texts, None)
+    if first is None:
         raise ValueError("no texts to train a tokenizer on: is the corpus empty?")
     hf = Tokenizer(models.BPE())
     hf.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    hf.train_from_iterator(chain([first], texts), trainers.BpeTrainer(vocab_size=vocab_size - 1, initial_alphabet=alphabet, show_progress=False))
-    byte_of = {c: b for b, c in _byte_chars().items()}
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size - 1,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    hf.train_from_iterator(chain([first], texts), trainer)
+    byte_of = {char: byte for byte, char in _byte_chars().items()}
     vocab = sorted(hf.get_vocab().items(), key=lambda item: item[1])
-    return _encoding(f"bpe:{len(vocab) + 1}", {bytes(byte_of[c] for c in token): rank for token, rank in vocab})
+    ranks = {bytes(byte_of[c] for c in token): rank for token, rank in vocab}
+    return _encoding(f"bpe:{len(vocab) + 1}", ranks)
 
 # %% ../nbs/01_tokenizer.ipynb #7c411a0a
+def _merges(tokens: list[str]) -> list[tuple[str, str]]:
+    "Every split of a token into two known ones, token by token."
+    known = set(tokens)
+    merges = []
+    for token in tokens:
+        for i in range(1, len(token)):
+            left, right = token[:i], token[i:]
+            if left in known and right in known:
+                merges.append((left, right))
+    return merges
+
+
 def _hf_tokenizer(tokens: list[bytes]) -> Tokenizer:
     "The same encoding for the package `tokenizers`; end-of-text follows the last rank."
     char = _byte_chars()
-    chars = ["".join(char[b] for b in t) for t in tokens]
-    known = set(chars)
-    merges = [(c[:i], c[i:]) for c in chars for i in range(1, len(c)) if c[:i] in known and c[i:] in known]
-    hf = Tokenizer(models.BPE(vocab={c: i for i, c in enumerate(chars)}, merges=merges, ignore_merges=True))
+    written = ["".join(char[b] for b in token) for token in tokens]
+    vocab = {token: i for i, token in enumerate(written)}
+    bpe = models.BPE(vocab=vocab, merges=_merges(written), ignore_merges=True)
+    hf = Tokenizer(bpe)
     hf.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     hf.decoder = decoders.ByteLevel()
     hf.add_special_tokens([AddedToken(EOT, special=True, normalized=False)])
@@ -197,24 +292,34 @@ def _ranks(enc: tiktoken.Encoding) -> list[bytes]:
 
 
 def _rank_file(tokens: list[bytes]) -> bytes:
+    "The tokens in tiktoken's format."
     return b"".join(base64.b64encode(t) + b" %d\n" % i for i, t in enumerate(tokens))
 
 
 def tokenizer_sha256(enc: tiktoken.Encoding) -> str:
-    """SHA-256 of the rank file that `save_tokenizer` writes: two encodings are the same when it is."""
+    """SHA-256 of the rank file: two encodings are the same when it is."""
     return hashlib.sha256(_rank_file(_ranks(enc))).hexdigest()
 
-
+# %% ../nbs/01_tokenizer.ipynb #4db49e69
 def save_tokenizer(enc: tiktoken.Encoding, dir: str | Path) -> None:
-    """Write `ranks.tiktoken` (what `get_tokenizer(dir)` reads) and `tokenizer.json` (for `tokenizers`; same ids).
+    """Write `ranks.tiktoken` and `tokenizer.json`, with the same ids.
 
-    Raises ValueError for an encoding whose pre-tokenizer is not GPT-2's (cl100k_base, o200k_base): those go by name.
+    The first is what `get_tokenizer(dir)` reads, the second is for `tokenizers`. Raises
+    ValueError for an encoding whose pre-tokenizer is not GPT-2's (cl100k_base,
+    o200k_base): those go by name.
     """
     if enc._pat_str != r50k_pat_str or enc.eot_token != enc.n_vocab - 1:
-        raise ValueError(f"{enc.name} does not use GPT-2's pre-tokenizer; load it by its name instead of saving it")
+        raise ValueError(
+            f"{enc.name} does not use GPT-2's pre-tokenizer; "
+            "load it by its name instead of saving it"
+        )
     tokens, dir = _ranks(enc), Path(dir)
+    files = {
+        "tokenizer.json": _hf_tokenizer(tokens).to_str(pretty=True).encode(),
+        "ranks.tiktoken": _rank_file(tokens),
+    }
     dir.mkdir(parents=True, exist_ok=True)
-    for name, data in (("tokenizer.json", _hf_tokenizer(tokens).to_str(pretty=True).encode()), ("ranks.tiktoken", _rank_file(tokens))):
+    for name, data in files.items():
         tmp = dir / f"{name}.tmp"
         tmp.write_bytes(data)
         tmp.replace(dir / name)
@@ -222,11 +327,15 @@ def save_tokenizer(enc: tiktoken.Encoding, dir: str | Path) -> None:
 # %% ../nbs/01_tokenizer.ipynb #8fd27d23
 @dataclass(frozen=True)
 class Inflation:
-    """What a tokenizer spends on aligned texts. The first language is the one measured, the second the reference."""
+    """What a tokenizer spends on aligned texts.
+
+    The first language is the one measured, the second the reference. The premium is a
+    ratio of sums (Petrov et al. 2023).
+    """
 
     tokenizer: str  # its name
     n: int  # pairs
-    premium: float  # tokens of the first language for one of the second, same content: ratio of sums (Petrov et al. 2023)
+    premium: float  # tokens of the first language for one of the second, same content
     premium_ci: tuple[float, float]  # 95 %, bootstrap over pairs
     fertility: float  # tokens per whitespace word, first language
     fertility_ref: float  # the same, second language
@@ -235,11 +344,16 @@ class Inflation:
 
 # %% ../nbs/01_tokenizer.ipynb #205a11d5
 def _bootstrap_ratio(counts: np.ndarray, n_draws: int = 2000) -> tuple[float, float]:
-    "95 % interval of sum(counts[:, 0]) / sum(counts[:, 1]) when rows are drawn with replacement."
+    "95 % interval of the ratio of two columns' sums, rows drawn with replacement."
     rows = np.random.default_rng(0).integers(len(counts), size=(n_draws, len(counts)))
     sums = counts[rows].sum(1)
     lo, hi = np.quantile(sums[:, 0] / sums[:, 1], [0.025, 0.975])
     return float(lo), float(hi)
+
+# %% ../nbs/01_tokenizer.ipynb #205a11d7
+def _counts(text: str, enc: tiktoken.Encoding) -> tuple[int, int, int]:
+    "Tokens, words and bytes of a text."
+    return len(enc.encode_ordinary(text)), len(text.split()), len(text.encode())
 
 
 def inflation(
@@ -247,27 +361,37 @@ def inflation(
     enc: tiktoken.Encoding,  # encodes with `encode_ordinary`; no end-of-text is counted
 ) -> Inflation:
     """Measure a tokenizer on aligned texts. Raises ValueError when there are none."""
-    texts = [tuple(p[:2]) for p in pairs]
-    if not texts:
+    counts = [(_counts(p[0], enc), _counts(p[1], enc)) for p in pairs]
+    if not counts:
         raise ValueError("no pairs to measure inflation on")
-    counts = np.array([[(len(enc.encode_ordinary(t)), len(t.split()), len(t.encode())) for t in p] for p in texts])  # pair, language, what
-    tokens, words, n_bytes = counts.sum(0).T.astype(float)
-    per_word, per_token = tokens / words, n_bytes / tokens
-    return Inflation(enc.name, len(texts), float(tokens[0] / tokens[1]), _bootstrap_ratio(counts[:, :, 0]), *map(float, (*per_word, *per_token)))
+    by_pair = np.array(counts)  # pair, language, what
+    tokens, words, n_bytes = by_pair.sum(0).T.astype(float)  # of each language
+    return Inflation(
+        enc.name,
+        len(counts),
+        float(tokens[0] / tokens[1]),
+        _bootstrap_ratio(by_pair[:, :, 0]),
+        *(tokens / words).tolist(),
+        *(n_bytes / tokens).tolist(),
+    )
 
 # %% ../nbs/01_tokenizer.ipynb #171cb46a
 def bits_per_byte(nats: float, n_bytes: float) -> float:
-    """Bits/byte from the summed loss in nats and the UTF-8 bytes of its targets (end-of-text adds nats, no bytes)."""
+    """Bits/byte from the summed loss in nats and the UTF-8 bytes of its targets.
+
+    (End-of-text adds nats, no bytes.)
+    """
     return nats / (math.log(2) * n_bytes)
 
 # %% ../nbs/01_tokenizer.ipynb #c0184101
 def token_bytes(enc: tiktoken.Encoding) -> np.ndarray:
-    """UTF-8 bytes of every id: int64 (n_vocab,), 0 for end-of-text and for ids without a token."""
+    """UTF-8 bytes of every id: int64 (n_vocab,), 0 for end-of-text and for gaps."""
     sizes = np.zeros(enc.n_vocab, dtype=np.int64)
     for i in range(enc.n_vocab):
         try:
             sizes[i] = len(enc.decode_single_token_bytes(i))
         except KeyError:  # cl100k_base and o200k_base have gaps
             pass
-    sizes[list(enc._special_tokens.values())] = 0
+    for special in enc.special_tokens_set:
+        sizes[enc.encode_single_token(special)] = 0
     return sizes

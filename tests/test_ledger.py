@@ -1,10 +1,11 @@
-"""The ledger: a number in prose is tied to the output, table or source that it comes from.
+"""The ledger: a number in prose is tied to what it comes from.
 
-Two places are strict, the head of a notebook with its "What to remember", and the whole index:
-there every number and every factor in words needs a tie. Elsewhere a percentage, a factor or an
-"N of M" in digits does. A number is tied where an output or a table of its own section shows it,
-or where it stands in a link whose target shows it. The target is a section of a notebook, and the
-link's title quotes the output or table there; or it is an address outside.
+Two places are strict, the head of a notebook with its "What to remember", and the whole
+index: there every number and every factor in words needs a tie. Elsewhere a percentage,
+a factor or an "N of M" in digits does. A number is tied where an output or a table of
+its own section shows it, or where it stands in a link whose target shows it. The target
+is a section of a notebook, and the link's title quotes the output or table there; or it
+is an address outside.
 """
 
 import html
@@ -15,15 +16,13 @@ from functools import lru_cache
 from typing import NamedTuple
 
 import pytest
-from conftest import ROOT
-
-NOTEBOOKS = sorted((ROOT / "nbs").rglob("*.ipynb"))
+from conftest import NOTEBOOKS
 
 NUMBER = re.compile(r"(?<![\w.,])[−-]?\d+(?:,\d{3})*(?:\.\d+)?(?:e-?\d+)?")
 LINK = re.compile(r'(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\(([^)\s]+)(?:\s+"([^"]*)")?\)')
 HEADING = re.compile(r"#{1,6} +(.*?) *$")
 
-# Names and things that are no measurement: models, devices, formats, years, levels of confidence.
+# What is no measurement: names of models and devices, formats, years, confidence.
 NAMES = re.compile(
     r"GPT-2|\d+M\b|\d+ ?× ?A\d+|\b[AHLT]\d+\b|FineWeb-2|HellaSwag-PL|FLORES-200"
     r"|UTF-8|\d+-bit|Python 3\.\d+|Gemma 2|95 % (?:confidence )?intervals?"
@@ -121,7 +120,7 @@ def percentages(text: str) -> list[Decimal]:
 
 
 def shows(evidence: str, claim: str) -> bool:
-    """Whether each number of a claim stands in the evidence, or is rounded from there."""
+    """Whether each number of a claim stands in the evidence, maybe rounded."""
     for match in re.finditer(rf"({NUMBER.pattern})( ?%)?", claim):
         (said,) = numbers(match[1])
         there = percentages(evidence) if match[2] else numbers(evidence)
@@ -149,12 +148,12 @@ def claims(text: str, headline: bool) -> list[str]:
 
 
 def prose_of(section: Section) -> str:
-    """A section's prose, without code and without tables that are outputs of a benchmark."""
+    """A section's prose without code."""
     return re.sub(r"`[^`]*`", " ", "\n".join(section.prose))
 
 
 def untied(path, section: Section) -> list[str]:
-    """The claims that neither stand in a link nor in an output or table of their section."""
+    """The claims that stand neither in a link nor in an output of their section."""
     headline = strict(path, section)
     lines = prose_of(section).split("\n")
     if not headline:  # a table is evidence itself

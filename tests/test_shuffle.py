@@ -12,7 +12,11 @@ def chunks_of(lengths):
     return np.stack([ends - lengths, ends], axis=1).astype(np.int64)
 
 
-@given(st.lists(st.integers(1, 50), min_size=1, max_size=50), st.integers(0, 2**31), st.integers(0, 5))
+@given(
+    st.lists(st.integers(1, 50), min_size=1, max_size=50),
+    st.integers(0, 2**31),
+    st.integers(0, 5),
+)
 def test_shuffle_is_a_permutation_and_pure(lengths, seed, epoch):
     chunks = chunks_of(np.array(lengths))
     once, twice = (shuffle_chunks(chunks, seed, epoch) for _ in range(2))
@@ -21,16 +25,25 @@ def test_shuffle_is_a_permutation_and_pure(lengths, seed, epoch):
 
 def test_epochs_and_seeds_differ():
     chunks = chunks_of(np.ones(50, dtype=int))
-    orders = [shuffle_chunks(chunks, s, e)[:, 0].tolist() for s in (0, 1) for e in (0, 1)]
-    assert len({tuple(o) for o in orders}) == 4 and all(o != sorted(o) for o in orders)
+    orders = set()
+    for seed, epoch in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        order = shuffle_chunks(chunks, seed, epoch)[:, 0].tolist()
+        assert order != sorted(order)
+        orders.add(tuple(order))
+    assert len(orders) == 4
 
 
 @st.composite
 def lanes(draw):
-    n_lanes, rows, block = draw(st.sampled_from([1, 2, 4, 8])), draw(st.integers(1, 3)), draw(st.integers(1, 8))
+    n_lanes = draw(st.sampled_from([1, 2, 4, 8]))
+    rows = draw(st.integers(1, 3))
+    block = draw(st.integers(1, 8))
     lengths = draw(st.lists(st.integers(1, 200), min_size=1, max_size=20))
     lengths = np.array(lengths + [n_lanes * rows * block + 1])  # so that one batch fits
-    return np.arange(lengths.sum(), dtype=np.uint16), chunks_of(lengths), dict(n_lanes=n_lanes, rows=rows, block_size=block, seed=draw(st.integers(0, 99)))
+    tokens = np.arange(lengths.sum(), dtype=np.uint16)
+    shape = dict(n_lanes=n_lanes, rows=rows, block_size=block)
+    shape["seed"] = draw(st.integers(0, 99))
+    return tokens, chunks_of(lengths), shape
 
 
 @settings(max_examples=200)
@@ -55,14 +68,17 @@ def test_a_batch_is_a_slice_of_the_shuffled_stream(made, step):
     ln = Lanes(tokens, chunks, **shape)
     x, y = ln.batch(step)
     epoch, s = divmod(step, ln.steps_per_epoch)
-    stream = np.concatenate([tokens[a:b] for a, b in shuffle_chunks(chunks, shape["seed"], epoch)])
-    n = shape["rows"] * shape["block_size"]
-    for lane in range(shape["n_lanes"]):
+    shuffled = shuffle_chunks(chunks, shape["seed"], epoch)
+    stream = np.concatenate([tokens[a:b] for a, b in shuffled])
+    n_lanes, n_rows, block = shape["n_lanes"], shape["rows"], shape["block_size"]
+    n = n_rows * block
+    for lane in range(n_lanes):
         at = (lane * ln.steps_per_epoch + s) * n
-        rows = slice(lane * shape["rows"], (lane + 1) * shape["rows"])
+        rows = slice(lane * n_rows, (lane + 1) * n_rows)
         assert x[rows].flatten().tolist() == stream[at : at + n].tolist()
         assert y[rows].flatten().tolist() == stream[at + 1 : at + n + 1].tolist()
-    assert x.dtype == y.dtype == torch.int64 and x.shape == y.shape == (shape["n_lanes"] * shape["rows"], shape["block_size"])
+    assert x.dtype == y.dtype == torch.int64
+    assert x.shape == y.shape == (n_lanes * n_rows, block)
 
 
 @settings(max_examples=100)
@@ -71,12 +87,19 @@ def test_any_number_of_processes_sees_the_same_batch(made, steps):
     tokens, chunks, shape = made
     whole = Lanes(tokens, chunks, **shape)
     n = shape["n_lanes"]
-    for world in (w for w in (1, 2, 4, 8) if n % w == 0):
-        ranks = [Lanes(tokens, chunks, **shape) for _ in range(world)]  # each process has its own, and asks in its own order
+    for world in (1, 2, 4, 8):
+        if n % world:
+            continue
+        # each process has its own, and asks in its own order
+        ranks = [Lanes(tokens, chunks, **shape) for _ in range(world)]
         for step in reversed(steps):
-            parts = [r.batch(step, range(i * n // world, (i + 1) * n // world)) for i, r in enumerate(ranks)]
-            for k in (0, 1):
-                assert torch.equal(torch.cat([p[k] for p in parts]), whole.batch(step)[k])
+            xs, ys = [], []
+            for i, rank in enumerate(ranks):
+                x, y = rank.batch(step, range(i * n // world, (i + 1) * n // world))
+                xs.append(x)
+                ys.append(y)
+            x, y = whole.batch(step)
+            assert torch.equal(torch.cat(xs), x) and torch.equal(torch.cat(ys), y)
 
 
 def test_leftovers_differ_from_epoch_to_epoch():
@@ -84,17 +107,22 @@ def test_leftovers_differ_from_epoch_to_epoch():
     ln = Lanes(tokens, chunks, n_lanes=2, rows=1, block_size=100, seed=0)
     left = []
     for epoch in range(3):
-        seen = torch.cat([ln.batch(epoch * ln.steps_per_epoch + s)[0].flatten() for s in range(ln.steps_per_epoch)])
+        first = epoch * ln.steps_per_epoch
+        steps = range(first, first + ln.steps_per_epoch)
+        seen = torch.cat([ln.batch(step)[0].flatten() for step in steps])
         left.append(frozenset(tokens.tolist()) - frozenset(seen.tolist()))
     assert len(set(left)) == 3 and all(len(x) == 50 for x in left)
 
 
 def test_too_little_text_and_wrong_lanes_are_named():
-    with pytest.raises(ValueError, match=r"64 tokens do not fill one batch of 8 lanes · 2 rows · 4 tokens \+ 1 target"):
-        Lanes(np.zeros(64), np.array([[0, 64]]), rows=2, block_size=4, seed=0)
-    assert Lanes(np.zeros(65), np.array([[0, 65]]), rows=2, block_size=4, seed=0).steps_per_epoch == 1
+    shape = dict(rows=2, block_size=4, seed=0)
+    batch = r"one batch of 8 lanes · 2 rows · 4 tokens \+ 1 target"
+    with pytest.raises(ValueError, match=f"64 tokens do not fill {batch}"):
+        Lanes(np.zeros(64), np.array([[0, 64]]), **shape)
+    enough = Lanes(np.zeros(65), np.array([[0, 65]]), **shape)
+    assert enough.steps_per_epoch == 1
     with pytest.raises(ValueError, match="lane 8: there are 8"):
-        Lanes(np.zeros(65), np.array([[0, 65]]), rows=2, block_size=4, seed=0).batch(0, [8])
+        enough.batch(0, [8])
 
 
 def test_batches_from_a_token_file_are_checked(tmp_path, gpt2, polish):
@@ -102,12 +130,13 @@ def test_batches_from_a_token_file_are_checked(tmp_path, gpt2, polish):
 
     tf = write_tokens([{"text": t} for t in polish], gpt2, tmp_path, "train")
     chunks = find_chunks(tf.tokens, 1000, tf.eot, 500)
-    assert Lanes(tf, chunks, rows=1, block_size=64, seed=0).batch(3)[0].max() < gpt2.n_vocab
+    shape = dict(rows=1, block_size=64, seed=0)
+    assert Lanes(tf, chunks, **shape).batch(3)[0].max() < gpt2.n_vocab
     data = bytearray(tf.path.read_bytes())
     data[7] ^= 1
     tf.path.write_bytes(data)
     with pytest.raises(ValueError, match="does not match its checksum"):
-        Lanes(TokenFile(tmp_path, "train"), chunks, rows=1, block_size=64, seed=0).batch(0)
+        Lanes(TokenFile(tmp_path, "train"), chunks, **shape).batch(0)
 
 
 def test_a_batch_is_read_in_slices_not_token_by_token():
@@ -121,7 +150,9 @@ def test_a_batch_is_read_in_slices_not_token_by_token():
             return self.tokens[key]
 
     tokens = Counted(np.arange(100_000, dtype=np.uint16))
-    ln = Lanes(tokens, chunks_of(np.full(20, 5_000)), n_lanes=8, rows=4, block_size=64, seed=0)
+    chunks = chunks_of(np.full(20, 5_000))
+    ln = Lanes(tokens, chunks, n_lanes=8, rows=4, block_size=64, seed=0)
     for step in range(ln.steps_per_epoch):
         ln.batch(step)
-    assert tokens.reads <= ln.steps_per_epoch * 8 + 2 * 20  # one a lane and step, one more where a chunk ends
+    # one a lane and step, one more where a chunk ends
+    assert tokens.reads <= ln.steps_per_epoch * 8 + 2 * 20

@@ -1,6 +1,8 @@
-"""Measure what babygpt does side by side with its peers: `python tests/bench [data generate hellaswag train] [--rounds 5]`.
+"""Measure what babygpt does side by side with its peers.
 
-Prints a Markdown table. A ratio above 1 says how many times faster ours is; both run in turns in one process, on all cores.
+`python tests/bench [data generate hellaswag train] [--rounds 5]` prints a Markdown
+table. A ratio above 1 says how many times faster ours is; both run in turns in one
+process, on all cores.
 """
 
 import argparse
@@ -14,19 +16,35 @@ import datasets
 import side_by_side
 import torch
 
-NAMES = sorted(p.stem.removeprefix("bench_") for p in Path(__file__).parent.glob("bench_*.py"))
+FILES = Path(__file__).parent.glob("bench_*.py")
+NAMES = sorted(path.stem.removeprefix("bench_") for path in FILES)
+PEERS = ("torch", "transformers", "lm_eval", "tiktoken", "datasets", "datatrove")
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(prog="python tests/bench", description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"which: {', '.join(NAMES)} (default: all)")
-    parser.add_argument("--rounds", type=int, default=5, help="times that each of the two runs")
+    parser = argparse.ArgumentParser(
+        prog="python tests/bench", description=__doc__.splitlines()[0]
+    )
+    parser.add_argument(
+        "names",
+        nargs="*",
+        metavar="NAME",
+        help=f"which: {', '.join(NAMES)} (default: all)",
+    )
+    parser.add_argument(
+        "--rounds", type=int, default=5, help="times that each of the two runs"
+    )
     args = parser.parse_args()
-    if unknown := set(args.names) - set(NAMES):
-        parser.error(f"no benchmark {', '.join(sorted(unknown))}: choose from {', '.join(NAMES)}")
+    unknown = sorted(set(args.names) - set(NAMES))
+    if unknown:
+        choices = ", ".join(NAMES)
+        parser.error(f"no benchmark {', '.join(unknown)}: choose from {choices}")
     datasets.disable_progress_bars()
     logging.disable(logging.WARNING)
-    print(", ".join(f"{p} {version(p)}" for p in ("torch", "transformers", "lm_eval", "tiktoken", "datasets", "datatrove")), end="; ")
-    print(f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, {args.rounds} rounds\n\n{side_by_side.HEAD}", flush=True)
+    versions = [f"{peer} {version(peer)}" for peer in PEERS]
+    machine = platform.processor() or platform.machine()
+    threads = f"{torch.get_num_threads()} threads"
+    print(f"{', '.join(versions)}; {machine}, {threads}, {args.rounds} rounds\n")
+    print(side_by_side.HEAD, flush=True)
     for name in args.names or NAMES:
         for case in importlib.import_module(f"bench_{name}").cases():
             print(side_by_side.measure(case, args.rounds).row(), flush=True)

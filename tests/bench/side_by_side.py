@@ -8,7 +8,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Case:
-    """A goal and the two that are compared. What they return is ignored; that it is right is for the tests to show, or for `note`."""
+    """A goal and the two that are compared.
+
+    What they return is ignored; that it is right is for the tests to show, or for
+    `note`.
+    """
 
     what: str  # the work, for people
     peer_name: str
@@ -18,7 +22,9 @@ class Case:
     unit: str
     goal: float  # the ratio that was aimed at
     note: str = ""
-    often: int = 1  # times that ours is done in a round and its time divided: where it is too short to be timed beside a long peer
+    # times that ours is done in a round and its time divided: where it is too short to
+    # be timed beside a long peer
+    often: int = 1
 
 
 @dataclass(frozen=True)
@@ -35,12 +41,19 @@ class Result:
 
     def row(self) -> str:
         """A line of a Markdown table."""
-        c, rate = self.case, lambda seconds: f"{c.work / statistics.median(seconds):,.1f}"
+        c = self.case
+        ours = c.work / statistics.median(self.ours_s)
+        peer = c.work / statistics.median(self.peer_s)
         low, mid, high = self.ratios
-        return f"| {c.what} | {c.peer_name} | {rate(self.ours_s)} | {rate(self.peer_s)} | {c.unit} | {low:.2f} / **{mid:.2f}** / {high:.2f} | ≥ {c.goal:.2f} | {c.note} |"
+        ratio = f"{low:.2f} / **{mid:.2f}** / {high:.2f}"
+        cells = [c.what, c.peer_name, f"{ours:,.1f}", f"{peer:,.1f}", c.unit]
+        cells += [ratio, f"≥ {c.goal:.2f}", c.note]
+        return f"| {' | '.join(cells)} |"
 
 
-HEAD = "| work | peer | ours | peer's | unit | ratio: min / **median** / max | goal | |\n|---|---|---|---|---|---|---|---|"
+HEAD = """\
+| work | peer | ours | peer's | unit | ratio: min / **median** / max | goal | |
+|---|---|---|---|---|---|---|---|"""
 
 
 def seconds(work: Callable[[], object]) -> float:
@@ -51,11 +64,24 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def measure(case: Case, rounds: int) -> Result:
-    """Run both once to warm up, then in turns; whoever goes first changes every round, so that neither always finds the warmer machine."""
-    case.ours(), case.peer()
-    took = {"ours": [], "peer": []}
+    """Run both once to warm up, then in turns.
+
+    Whoever goes first changes every round, so that neither always finds the warmer
+    machine.
+    """
+    case.ours()
+    case.peer()
+    ours_s, peer_s = [], []
+
+    def ours():
+        for _ in range(case.often):
+            case.ours()
+
     for i in range(rounds):
-        for who in ("ours", "peer") if i % 2 else ("peer", "ours"):
-            times = case.often if who == "ours" else 1
-            took[who].append(seconds(lambda: [getattr(case, who)() for _ in range(times)]) / times)
-    return Result(case, took["ours"], took["peer"])
+        if i % 2:
+            ours_s.append(seconds(ours) / case.often)
+            peer_s.append(seconds(case.peer))
+        else:
+            peer_s.append(seconds(case.peer))
+            ours_s.append(seconds(ours) / case.often)
+    return Result(case, ours_s, peer_s)
